@@ -1,13 +1,9 @@
-"""The one error type that a user's mistake or damaged data raises; commands print it as a single line."""
+"""The error that a user's mistake raises; commands print it as a single line, without a traceback."""
 
 
-class YT8MError(ValueError):
-    """Something outside the code is wrong: an argument, a config key, a file.
+class ConfigError(ValueError):
+    """The configuration asks for something that cannot be.
 
-    The message is one line: what is wrong, where (`file @ byte offset`, or the config key), what was
-    expected, what was found, and what to do.
+    The message is one line: the config key, what was expected, what was found, and what to do.
+    (Damaged data raises `yt8m.datamodules.tfrecord.DataError`, which is reported the same way.)
     """
-
-
-class DataError(YT8MError):
-    """A shard or a record is damaged or does not fit the configuration."""

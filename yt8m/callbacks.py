@@ -1,0 +1,183 @@
+"""What happens beside training: the run's figures, the random state of a checkpoint, a line per validation."""
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, RichProgressBar
+from torch import distributed
+
+METRICS = ("loss", "hit1", "perr", "gap", "map")
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's rich bar, and a line that stays for each validation."""
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        values = trainer.callback_metrics
+        figures = "  ".join(
+            f"{key} {float(values[key]):.4f}"
+            for key in ("train/loss", *(f"val/{name}" for name in METRICS))
+            if key in values
+        )
+        epochs = trainer.max_epochs if (trainer.max_epochs or -1) > 0 else "∞"
+        line = f"epoch {trainer.current_epoch + 1}/{epochs}  step {trainer.global_step}  {figures}"
+        if self.progress is not None:
+            self.progress.console.print(line, highlight=False, soft_wrap=True)
+
+
+class RandomState(Callback):
+    """Keeps every rank's random state in the checkpoint, so that dropout goes on exactly."""
+
+    def __init__(self) -> None:
+        self._restored: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        mine = {"cpu": torch.get_rng_state(), "cuda": None}
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            mine["cuda"] = torch.cuda.get_rng_state()
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return {"ranks": [mine]}
+        states: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(states, mine)
+        return {"ranks": states}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # As late as can be: building loaders and loggers may draw random numbers.
+        states = self._restored["ranks"] if self._restored else []
+        self._restored = None
+        if len(states) == trainer.world_size:
+            mine = states[trainer.global_rank]
+            torch.set_rng_state(mine["cpu"])
+            if mine["cuda"] is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state(mine["cuda"])
+
+
+class RunFigures(Callback):
+    """What the run cost: seconds, videos per second, and the machine's load sampled beside it.
+
+    Videos per second counts training steps alone, on all ranks, validation left out. CPU is in percent of
+    the whole machine, memory the resident GiB of this process and its workers, GPU the percent of time in
+    which kernels ran and the GiB in use on the device.
+    """
+
+    INTERVAL = 1.0  # seconds between two samples
+
+    def __init__(self) -> None:
+        self.seconds = self.train_seconds = 0.0
+        self.videos = 0
+        self.skipped: dict[str, int] = {}
+        self._samples: dict[str, list[float]] = {}  # name: [sum, count, peak]
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        now = time.perf_counter()
+        return {
+            "seconds": self.seconds + (now - self._began if self._thread else 0.0),
+            "train_seconds": self.train_seconds,
+            "videos": self.videos,
+            "skipped": self.skipped,
+            "samples": self._samples,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds, self.train_seconds = state_dict["seconds"], state_dict["train_seconds"]
+        self.videos, self.skipped = state_dict["videos"], dict(state_dict["skipped"])
+        self._samples = {name: list(figures) for name, figures in state_dict["samples"].items()}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._began = time.perf_counter()
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._sample_forever, name="run-figures", daemon=True)
+        self._thread.start()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._mark = time.perf_counter()
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        now = time.perf_counter()
+        self.train_seconds += now - self._mark
+        self._mark = now
+        self.videos += len(batch) * trainer.world_size
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._mark = time.perf_counter()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self._thread:
+            self.seconds += time.perf_counter() - self._began
+            self._stop.set()
+            self._thread.join()
+            self._thread = None
+
+    def summary(self) -> dict[str, float | None]:
+        """The figures under the names of `metrics.json`; None where nothing was measured."""
+        figures: dict[str, float | None] = {
+            "seconds": round(self.seconds, 3),
+            "videos_per_second": self.videos / self.train_seconds if self.train_seconds else None,
+        }
+        for name in ("cpu_percent", "memory_gib", "gpu_percent", "gpu_memory_gib"):
+            total, count, peak = self._samples.get(name, (0.0, 0, 0.0))
+            figures[f"{name}_mean"] = total / count if count else None
+            figures[f"{name}_peak"] = peak if count else None
+        return figures
+
+    def _sample_forever(self) -> None:
+        psutil.cpu_percent()  # The first call only starts the clock.
+        gpu = _gpu_handle()
+        while not self._stop.wait(self.INTERVAL):
+            self._add("cpu_percent", psutil.cpu_percent())
+            self._add("memory_gib", _resident_bytes() / 2**30)
+            if gpu:
+                import pynvml
+
+                self._add("gpu_percent", pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu)
+                self._add("gpu_memory_gib", pynvml.nvmlDeviceGetMemoryInfo(gpu).used / 2**30)
+
+    def _add(self, name: str, value: float) -> None:
+        total, count, peak = self._samples.get(name, (0.0, 0, 0.0))
+        self._samples[name] = [total + value, count + 1, max(peak, value)]
+
+
+def _resident_bytes() -> int:
+    """Memory of this process and its children. Shared pages count in each process that touched them."""
+    process = psutil.Process()
+    total = 0
+    for one in (process, *process.children(recursive=True)):
+        try:
+            total += one.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+def _gpu_handle() -> Any:
+    """NVML's handle of the current CUDA device; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties().uuid}")
+    except pynvml.NVMLError:
+        return None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replace `path` at once: a reader sees the old file or the new one, never a part."""
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(path)

@@ -1,0 +1,99 @@
+"""The order of an epoch: a pure function of (seed, epoch), cut equally between ranks, entered anywhere."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from yt8m.errors import ConfigError
+
+
+class BatchSampler(Sampler[list[int]]):
+    """Lists of global record numbers, one list per batch of this rank.
+
+    Training shuffles in two steps, so that reads stay local: the shards are shuffled, then the records
+    within each window of `window` consecutive shards. The number of workers has no part in it.
+
+    The order is cut into global batches of `batch_size × world_size` records and each of them between the
+    ranks, so every rank has the same number of batches (DDP waits for nobody) and every record comes
+    exactly once. The last global batch is cut as evenly as it goes; one that is too small to give each
+    rank a record joins the batch before it.
+
+    Args:
+        shard_sizes: records per shard, int64 `[S]`; records are numbered shard after shard.
+        batch_size: records per batch of one rank.
+        shuffle: False gives the records in their stored order (evaluation).
+        seed: seed of all epochs' orders.
+        window: shards whose records are mixed with each other.
+        rank, world_size: which share this process takes, and of how many.
+
+    Raises:
+        ConfigError: there are fewer records than ranks, or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        shard_sizes: np.ndarray,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        window: int = 8,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.shard_sizes = np.asarray(shard_sizes, dtype=np.int64)
+        self.num_records = int(self.shard_sizes.sum())
+        for key, value in (("batch_size", batch_size), ("shuffle_window", window)):
+            if value < 1:
+                raise ConfigError(f"dataset.{key}: expected 1 or more, found {value}")
+        if self.num_records < world_size:
+            raise ConfigError(
+                f"trainer.devices: expected at most one rank per record, found {world_size} ranks "
+                f"for {self.num_records} records; use fewer devices"
+            )
+        self.batch_size, self.shuffle, self.seed, self.window = batch_size, shuffle, seed, window
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+        self._start = (0, 0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration gives (Lightning calls this)."""
+        self.epoch = epoch
+
+    def start_at(self, epoch: int, batch: int) -> None:
+        """Let `epoch` begin with its batch number `batch`; other epochs stay whole."""
+        self._start = (epoch, batch)
+
+    def __len__(self) -> int:
+        """Batches of this rank in a whole epoch, wherever the iteration starts."""
+        return len(self._bounds()) - 1
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self.order()
+        bounds = self._bounds()
+        first = self._start[1] if self.epoch == self._start[0] else 0
+        for begin, end in zip(bounds[first:-1], bounds[first + 1 :], strict=True):
+            share = np.array_split(order[begin:end], self.world_size)[self.rank]
+            yield share.tolist()
+
+    def order(self) -> np.ndarray:
+        """Record numbers of the whole epoch over all ranks, int64 `[R]`."""
+        if not self.shuffle:
+            return np.arange(self.num_records)
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, self.epoch))))
+        starts = np.cumsum(self.shard_sizes) - self.shard_sizes
+        shards = rng.permutation(len(self.shard_sizes))
+        windows = []
+        for begin in range(0, len(shards), self.window):
+            chosen = shards[begin : begin + self.window]
+            records = [np.arange(starts[s], starts[s] + self.shard_sizes[s]) for s in chosen]
+            windows.append(rng.permutation(np.concatenate(records)))
+        return np.concatenate(windows)
+
+    def _bounds(self) -> np.ndarray:
+        """Where the global batches begin and end in the order, int64 `[batches + 1]`."""
+        bounds = np.arange(0, self.num_records, self.batch_size * self.world_size)
+        if self.num_records - bounds[-1] < self.world_size and len(bounds) > 1:
+            bounds = bounds[:-1]
+        return np.append(bounds, self.num_records)

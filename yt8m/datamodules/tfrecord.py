@@ -1,0 +1,342 @@
+"""TFRecord framing: where the records of a shard lie, and their bytes, verified.
+
+A record is ``uint64 length · uint32 crc(length) · payload · uint32 crc(payload)``, little endian, with masked
+CRC-32C. A shard is records one after another, the whole file gzip-compressed or not. Nothing here knows what a
+payload means, and nothing is ever written beside the data.
+"""
+
+import contextlib
+import gzip
+import hashlib
+import os
+import struct
+import tempfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+import platformdirs
+
+HEADER = 12  # bytes before the payload: length and its CRC
+FOOTER = 4  # bytes after it: the CRC of the payload
+FRAMING = HEADER + FOOTER
+
+REMEDY = "re-download the shard, or set dataset.on_corrupt=skip to leave out what is damaged"
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_CACHE_MAGIC = b"yt8mix01"
+_CHUNK = 1 << 20  # bytes read at a time where a file is gone through from end to end
+
+
+class DataError(ValueError):
+    """Damaged or ill-fitting data: one line that names file, byte offset, expected, found and what to do."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """Where the records of one shard lie.
+
+    ``records`` is int64 [R, 2], (offset, size) with the framing counted in the size; offsets in a gzip shard are
+    those of the decompressed stream. ``stamp`` is the file's (size, mtime_ns) when it was indexed. ``faults``
+    holds one message per damaged stretch, empty for a sound shard.
+    """
+
+    path: str
+    records: np.ndarray
+    stamp: tuple[int, int]
+    faults: tuple[str, ...] = ()
+
+
+def masked_crc(data: bytes | np.ndarray) -> int:
+    """CRC-32C of ``data``, rotated and shifted as TFRecord stores it."""
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+@lru_cache(maxsize=1 << 14)
+def header(length: int) -> bytes:
+    """The 12 bytes in front of a payload of ``length`` bytes."""
+    packed = struct.pack("<Q", length)
+    return packed + struct.pack("<I", masked_crc(packed))
+
+
+def index(path: str | os.PathLike, cache: bool = True) -> np.ndarray:
+    """(offset, size) of every record of a shard, int64 [R, 2]; the size counts the 16 framing bytes.
+
+    Taken from a ``.tfindex`` sidecar that fits the file, else from the user's cache folder
+    (``YT8M_CACHE_DIR`` overrides it), else from the 12 header bytes of each record, which are then cached.
+    ``cache=False`` always goes through the file. Raises DataError at the first damage.
+    """
+    found = scan(path, cache)
+    if found.faults:
+        raise DataError(found.faults[0])
+    return found.records
+
+
+def read(
+    path: str | os.PathLike, records: Iterable[int] | None = None, verify: bool = True
+) -> Iterator[bytes]:
+    """Payloads of a shard's records, all or those numbered ``records``, in that order.
+
+    ``verify`` checks both CRCs of each. Raises DataError for damage, IndexError for a number that is not there.
+    """
+    found = scan(path)
+    if found.faults:
+        raise DataError(found.faults[0])
+    shards = Shards([found], verify=verify)
+    for number in range(len(found.records)) if records is None else records:
+        yield shards.record(0, number)[HEADER:-FOOTER]
+
+
+def scan(path: str | os.PathLike, cache: bool = True) -> Index:
+    """Index a shard as `index` does, but report damage in ``faults`` and keep every record that can be found.
+
+    Behind a damaged length the next record is found by its own header CRC, so only damaged records are missing.
+    Raises DataError only when the file cannot be read at all.
+    """
+    path = os.path.abspath(path)
+    file = _File(path, unpack=False)
+    if cache:
+        for known in (_read_sidecar, _read_cache):
+            records = known(file)
+            if records is not None:
+                return Index(path, records, file.stamp)
+    if file.gzip:
+        file = _File(path)
+    records, faults = _walk(file)
+    if cache and not faults:
+        _write_cache(file, records)
+    return Index(path, records, file.stamp, tuple(faults))
+
+
+class Shards:
+    """Records of many indexed shards, of which at most ``max_open`` are open at a time in this process.
+
+    Files open on first use and never travel: a pickled copy opens its own. Reads are positioned, so a forked
+    process and several threads may share one instance.
+    """
+
+    def __init__(self, indices: Sequence[Index], verify: bool = True, max_open: int = 64):
+        self.indices = list(indices)
+        self.verify = verify
+        self.max_open = max_open
+        self._files: OrderedDict[int, _File] = OrderedDict()
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_files": OrderedDict()}
+
+    def record(self, shard: int, number: int) -> bytes:
+        """One record with its framing (the payload is ``[HEADER:-FOOTER]``), both CRCs verified.
+
+        Raises DataError for a record that is damaged and for a shard that changed since it was indexed.
+        """
+        offset, size = self.indices[shard].records[number].tolist()
+        file = self._files.get(shard) or self._open(shard)
+        data = file.read(offset, size)
+        if len(data) != size:
+            raise self._error(shard, offset, f"expected {size} bytes, found {len(data)}")
+        if self.verify:
+            length = size - FRAMING
+            if data[:HEADER] != header(length):
+                raise self._error(shard, offset, f"expected the header of a {length}-byte record, found another")
+            stored = int.from_bytes(data[-FOOTER:], "little")
+            found = masked_crc(np.frombuffer(data, np.uint8, length, HEADER))
+            if found != stored:
+                raise self._error(shard, offset, f"expected payload CRC {stored:08x}, found {found:08x}")
+        return data
+
+    def will_need(self, shard: int, first: int = 0, last: int | None = None) -> None:
+        """Ask the system to read records ``first`` to ``last`` (excluded) into its cache, without waiting."""
+        wanted = self.indices[shard].records[first:last]
+        if len(wanted) and hasattr(os, "posix_fadvise"):  # macOS has none
+            file = self._files.get(shard) or self._open(shard)
+            start, end = int(wanted[0, 0]), int(wanted[-1].sum())
+            os.posix_fadvise(file.fd, start, end - start, os.POSIX_FADV_WILLNEED)
+
+    def _open(self, shard: int) -> "_File":
+        known = self.indices[shard]
+        file = _File(known.path)
+        if file.stamp != known.stamp:
+            raise DataError(_changed(known))
+        # An evicted file is closed when its last reader lets go of it, never under a thread that reads it.
+        self._files[shard] = file
+        while len(self._files) > self.max_open:
+            self._files.popitem(last=False)
+        return file
+
+    def _error(self, shard: int, offset: int, problem: str) -> DataError:
+        known = self.indices[shard]
+        with contextlib.suppress(OSError):
+            now = os.stat(known.path)
+            if (now.st_size, now.st_mtime_ns) == known.stamp:
+                return DataError(f"{known.path} @ byte {offset}: {problem}; {REMEDY}")
+        return DataError(_changed(known))
+
+
+class _File:
+    """Bytes of a shard by position: the one place that knows where they live.
+
+    Positioned reads rather than a memory map: a map of a file that shrinks, or of a failing disk, kills the
+    interpreter with SIGBUS, a read comes back short or raises. A gzip shard is unpacked once into an unlinked
+    temporary file (in ``TMPDIR``), whose pages the system can evict.
+    """
+
+    def __init__(self, path: str, unpack: bool = True):
+        self.path = path
+        self.fault = ""
+        self.fd = -1
+        try:
+            self.fd = os.open(path, os.O_RDONLY)
+            status = os.fstat(self.fd)
+            self.stamp = (status.st_size, status.st_mtime_ns)
+            self.size = status.st_size
+            self.gzip = os.pread(self.fd, len(_GZIP_MAGIC), 0) == _GZIP_MAGIC
+            if self.gzip and unpack:
+                self._unpack()
+        except OSError as error:
+            raise DataError(
+                f"{path} @ byte 0: expected a readable shard, found: {error.strerror}; "
+                "check dataset.root and the glob of the partition"
+            ) from error
+
+    def __del__(self):
+        if self.fd >= 0:
+            os.close(self.fd)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes at ``offset``; fewer only where the file ends."""
+        try:
+            return os.pread(self.fd, size, offset)
+        except OSError as error:
+            raise DataError(
+                f"{self.path} @ byte {offset}: expected {size} bytes, found: {error.strerror}; "
+                "check the disk or the network mount"
+            ) from error
+
+    def _unpack(self) -> None:
+        packed, self.fd = self.fd, -1
+        with open(packed, "rb") as packed, tempfile.TemporaryFile() as unpacked:
+            try:
+                with gzip.open(packed) as stream:
+                    while chunk := stream.read(_CHUNK):
+                        unpacked.write(chunk)
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                self.fault = f"expected a whole gzip stream, found: {error}"
+            unpacked.flush()
+            self.size = unpacked.tell()
+            self.fd = os.dup(unpacked.fileno())
+
+
+def _changed(known: Index) -> str:
+    return (
+        f"{known.path} @ byte 0: expected the file that was indexed ({known.stamp[0]} bytes), found that it has "
+        "changed or gone since; keep the data still during a run, and start again"
+    )
+
+
+def _walk(file: _File) -> tuple[np.ndarray, list[str]]:
+    """Go from header to header; the records found and a message per damaged stretch."""
+    records, faults = [], []
+    offset, size = 0, file.size
+    if size == 0 and not file.fault:
+        faults.append(f"{file.path} @ byte 0: expected records, found an empty file; {REMEDY}")
+    while offset < size:
+        head = file.read(offset, HEADER)
+        length = int.from_bytes(head[:8], "little")
+        if len(head) < HEADER:
+            problem = f"expected a record header of {HEADER} bytes, found {len(head)}"
+        elif masked_crc(head[:8]) != int.from_bytes(head[8:], "little"):
+            problem = "expected a record, found a length whose CRC does not match"
+        elif length > size - offset - FRAMING:
+            problem = f"expected a record of {length} bytes, found {size - offset - HEADER} to the end of the file"
+        else:
+            records.append((offset, length + FRAMING))
+            offset += length + FRAMING
+            continue
+        following = _resynchronise(file, offset + 1)
+        lost = f"{following - offset} bytes without a readable record"
+        faults.append(f"{file.path} @ byte {offset}: {problem} ({lost}); {REMEDY}")
+        offset = following
+    if file.fault:
+        faults.append(f"{file.path} @ byte {size}: {file.fault}; {REMEDY}")
+    return np.array(records, np.int64).reshape(-1, 2), faults
+
+
+def _resynchronise(file: _File, start: int) -> int:
+    """Offset of the first whole record at or after ``start``, the file's size if there is none.
+
+    A stray match of the length's CRC with a length that fits is one chance in 2**60 per byte.
+    """
+    while start < file.size:
+        chunk = file.read(start, _CHUNK)
+        positions = max(len(chunk) - HEADER + 1, 0)
+        lengths = np.ndarray(positions, "<u8", chunk, strides=(1,))
+        room = np.maximum(file.size - FRAMING - start - np.arange(positions), 0).astype(np.uint64)
+        # A length of zero is passed over: stretches of zeros are common, empty records mean nothing.
+        for position in np.flatnonzero((lengths > 0) & (lengths <= room)).tolist():
+            head = chunk[position : position + HEADER]
+            if head == header(int.from_bytes(head[:8], "little")):
+                return start + position
+        if len(chunk) < _CHUNK:
+            break
+        start += positions
+    return file.size
+
+
+def _read_sidecar(file: _File) -> np.ndarray | None:
+    """Index in a ``.tfindex`` of the `tfrecord` package or NVIDIA DALI, where it fits the shard."""
+    if file.gzip:
+        return None
+    for sidecar in (Path(file.path).with_suffix(".tfindex"), Path(file.path + ".tfindex")):
+        with contextlib.suppress(OSError, ValueError):
+            if sidecar.stat().st_mtime_ns < file.stamp[1]:
+                continue
+            numbers = np.array([int(number) for number in sidecar.read_bytes().split()], np.int64)
+            if _fits(records := numbers.reshape(-1, 2), file):
+                return records
+    return None
+
+
+def _fits(records: np.ndarray, file: _File) -> bool:
+    if not len(records):
+        return False
+    offsets, sizes = records.T
+    ends = offsets + sizes
+    contiguous = offsets[0] == 0 and (offsets[1:] == ends[:-1]).all() and ends[-1] == file.size
+    # An index made of a shard that was cut short covers it without a gap; its last header tells.
+    return bool(
+        contiguous
+        and (sizes >= FRAMING).all()
+        and file.read(int(offsets[-1]), HEADER) == header(int(sizes[-1]) - FRAMING)
+    )
+
+
+def _cache_file(path: str) -> Path:
+    folder = os.environ.get("YT8M_CACHE_DIR") or platformdirs.user_cache_dir("yt8m")
+    return Path(folder, "index", hashlib.sha256(os.fsencode(path)).hexdigest()[:32])
+
+
+def _read_cache(file: _File) -> np.ndarray | None:
+    with contextlib.suppress(OSError, struct.error):
+        data = _cache_file(file.path).read_bytes()
+        magic, *stamp, crc = struct.unpack_from("<8sQqI", data)
+        body = data[struct.calcsize("<8sQqI") :]
+        if magic == _CACHE_MAGIC and tuple(stamp) == file.stamp and crc == google_crc32c.value(body):
+            return np.frombuffer(body, "<i8").reshape(-1, 2).copy()
+    return None
+
+
+def _write_cache(file: _File, records: np.ndarray) -> None:
+    body = records.astype("<i8").tobytes()
+    target = _cache_file(file.path)
+    # Whole or not at all, and a cache that cannot be written only costs time.
+    with contextlib.suppress(OSError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f"{target.name}.{os.getpid()}")
+        partial.write_bytes(struct.pack("<8sQqI", _CACHE_MAGIC, *file.stamp, google_crc32c.value(body)) + body)
+        partial.replace(target)

@@ -1,0 +1,217 @@
+"""Training, evaluation and inference of a network on batches of videos: dequantise → model → loss, metrics."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, MetricCollection
+
+from yt8m.build import build
+from yt8m.datamodules.dataset import Batch
+from yt8m.errors import ConfigError
+from yt8m.metrics import GAP, MAP, PERR, HitAtOne
+
+PARTITION_PREFIX = {"validate": "val", "test": "test"}
+
+
+class VideoClassifier(pl.LightningModule):
+    """A multi-label classifier of videos.
+
+    Every argument is a plain container, so checkpoints hold nothing but tensors and plain values, and
+    `VideoClassifier.load_from_checkpoint(path)` works with `weights_only=True`.
+
+    Args:
+        model: `_target_` of `yt8m.models` and the network's keyword arguments.
+        feature_sizes: features side by side in a batch, in order, and their sizes.
+        num_classes: C.
+        loss: `_target_` of `yt8m.losses` and its arguments.
+        optimizer: `_target_` of `torch.optim` and its arguments.
+        scheduler: `_target_` of `yt8m.schedulers` and its arguments; None keeps the rate constant.
+        gradient_clip: `{"norm": float, "per": "variable" | "global"}`, the largest L2 norm of each
+            variable's gradient (as in the reference trainer) or of all together; None clips nothing.
+        normalize: `l2` scales each frame's (at video level each video's) vector to length 1, as the
+            reference trainer does; `none` leaves the dequantised values.
+        level: `frame`, `segment` or `video`: what batches hold.
+        max_frames, pad_to: T is `max_frames` where `pad_to` is `max`, else the batch's longest video.
+        config: the run's whole resolved configuration, carried for eval and predict.
+
+    Raises:
+        ConfigError: the configuration does not fit the network.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: dict[str, Any],
+        feature_sizes: dict[str, int],
+        num_classes: int,
+        loss: dict[str, Any],
+        optimizer: dict[str, Any],
+        scheduler: dict[str, Any] | None = None,
+        gradient_clip: dict[str, Any] | None = None,
+        normalize: str = "none",
+        level: str = "frame",
+        max_frames: int = 300,
+        pad_to: str = "longest",
+        config: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        if normalize not in ("none", "l2"):
+            raise ConfigError(f"normalize: expected none or l2, found {normalize!r}")
+        if gradient_clip and gradient_clip["per"] not in ("variable", "global"):
+            raise ConfigError(f"gradient_clip.per: expected variable or global, found {gradient_clip['per']!r}")
+        self.model = build(
+            model, "model", "yt8m.models", feature_sizes=dict(feature_sizes), num_classes=num_classes
+        )
+        if self.model.needs_frames and level == "video":
+            raise ConfigError(
+                f"dataset: {type(self.model).__name__} needs frames, found video-level records; "
+                "use a frame-level dataset (sample, yt8m_frame, yt8m_segment, audioset) or a model of video vectors"
+            )
+        self.loss = build(loss, "loss", "yt8m.losses")
+        self.metrics = torch.nn.ModuleDict({
+            prefix: MetricCollection(
+                {"hit1": HitAtOne(), "perr": PERR(), "gap": GAP(), "map": MAP()}, prefix=f"{prefix}/"
+            )
+            for prefix in PARTITION_PREFIX.values()
+        })
+        self.mean_loss = torch.nn.ModuleDict({prefix: MeanMetric() for prefix in PARTITION_PREFIX.values()})
+
+    def forward(self, video: Tensor, frames: Tensor | None = None, num_frames: Tensor | None = None) -> Tensor:
+        """video float `[B, D]`, frames float `[B, T, D]` or None, num_frames int64 `[B]` → logits `[B, C]`."""
+        return self.model(video, frames, num_frames)
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor]:
+        """What the network takes of a batch: (video, frames, num_frames), on the batch's device.
+
+        Quantised bytes become floats here: x·(4/255) + (4/512 - 2), 0 in frames past a video's end. The
+        video vector of frame-level data is the mean of its frames, as in the dataset's video-level records.
+        """
+        num_frames = batch.num_frames.to(batch.features.device, non_blocking=True)
+        if self.hparams.level == "video":
+            return self._normalize(batch.features), None, num_frames
+        total = batch.features.shape[0]
+        # On the host: where padding ends is known there, and asking the device would wait for it.
+        longest = self.hparams.max_frames if self.hparams.pad_to == "max" else int(batch.num_frames.max())
+        rows = torch.repeat_interleave(num_frames, output_size=total)
+        starts = num_frames.cumsum(0) - num_frames
+        columns = torch.arange(total, device=rows.device) - starts[rows]
+        dequantised = batch.features.float() * (4 / 255) + (4 / 512 - 2)  # [N, D]
+        sums = dequantised.new_zeros(len(batch), dequantised.shape[1])
+        if self.model.needs_frames:
+            frames = dequantised.new_zeros(len(batch), longest, dequantised.shape[1])  # [B, T, D]
+            frames[rows, columns] = dequantised
+            sums = frames.sum(dim=1)
+            frames = frames if self.hparams.normalize == "none" else self._normalize(frames)
+        else:
+            frames = None
+            sums = sums.index_add_(0, rows, dequantised)
+        return self._normalize(sums / num_frames[:, None]), frames, num_frames
+
+    def example(self) -> tuple[Tensor, ...]:
+        """Inputs of the smallest batch, to trace the network with."""
+        video = torch.zeros(1, sum(self.hparams.feature_sizes.values()), device=self.device)
+        if not self.model.needs_frames:
+            return (video,)
+        return video, video[:, None].expand(-1, 2, -1), torch.full((1,), 2, device=self.device)
+
+    def labels(self, batch: Batch) -> Tensor:
+        """The batch's labels, bool `[B, C]`, on its device."""
+        return self._dense(batch, batch.label_index)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if not len(batch):  # Every record was damaged and skipped: a step that changes no gradient.
+            return sum(p.sum() for p in self.parameters()) * 0.0
+        loss = self.loss(self(*self.inputs(batch)), self.labels(batch), self._mask(batch))
+        size = len(batch)
+        self.log("train/loss_step", loss.detach(), prog_bar=True, on_step=True, batch_size=size)
+        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Probabilities, float32 `[B, C]`."""
+        return self(*self.inputs(batch)).float().sigmoid()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = build(self.hparams.optimizer, "optimizer", "torch.optim", params=self.parameters())
+        if not self.hparams.scheduler:
+            return optimizer
+        trainer = self.trainer
+        dataset = self.hparams.config["dataset"] if self.hparams.config else {}
+        scheduler = build(
+            self.hparams.scheduler,
+            "scheduler",
+            "yt8m.schedulers",
+            optimizer=optimizer,
+            examples_per_step=dataset.get("batch_size", 1) * trainer.world_size * trainer.accumulate_grad_batches,
+            total_steps=trainer.estimated_stepping_batches,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        clip = self.hparams.gradient_clip
+        if gradient_clip_val is not None or not clip:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif clip["per"] == "global":
+            self.clip_gradients(optimizer, clip["norm"], "norm")
+        else:
+            clip_each_(self.parameters(), clip["norm"])
+
+    def _evaluate(self, batch: Batch, prefix: str) -> None:
+        if not len(batch):
+            return
+        logits = self(*self.inputs(batch))
+        labels, mask = self.labels(batch), self._mask(batch)
+        self.mean_loss[prefix].update(self.loss(logits, labels, mask), weight=len(batch))
+        self.metrics[prefix].update(logits.float().sigmoid(), labels, mask)
+
+    def _log_metrics(self, prefix: str) -> None:
+        # Computed here, not by handing the objects to `log_dict`: that copies a collection's states each step.
+        loss, metrics = self.mean_loss[prefix], self.metrics[prefix]
+        self.log_dict({f"{prefix}/loss": loss.compute(), **metrics.compute()})
+        loss.reset()
+        metrics.reset()
+
+    def _mask(self, batch: Batch) -> Tensor | None:
+        return None if batch.label_mask is None else self._dense(batch, batch.label_mask)
+
+    def _dense(self, batch: Batch, index: Tensor | None) -> Tensor:
+        if index is None:
+            raise ConfigError("dataset: expected labels, found a partition without any; predict needs none")
+        dense = torch.zeros(len(batch), self.hparams.num_classes, dtype=torch.bool, device=index.device)
+        dense[index[:, 0], index[:, 1]] = True
+        return dense
+
+    def _normalize(self, vectors: Tensor) -> Tensor:
+        return F.normalize(vectors, dim=-1) if self.hparams.normalize == "l2" else vectors
+
+
+def clip_each_(parameters: Any, norm: float) -> None:
+    """Scale each gradient on its own to an L2 norm of at most `norm`, in place, without asking the device.
+
+    Source: the YouTube-8M starter code's utils.clip_gradient_norms.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if gradients:
+        norms = torch._foreach_norm(gradients)
+        torch._foreach_mul_(gradients, [(norm / (n + 1e-12)).clamp(max=1.0) for n in norms])

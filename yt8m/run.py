@@ -1,0 +1,250 @@
+"""What the commands share: from a configuration to a finished, recorded run."""
+
+import importlib.metadata
+import logging
+import platform
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.table import Table
+
+from yt8m.build import build
+from yt8m.callbacks import METRICS, RandomState, RunFigures, write_json
+from yt8m.checkpoint import AtomicCheckpointIO, find_checkpoint, read_checkpoint
+from yt8m.datamodules.tfrecord import DataError
+from yt8m.errors import ConfigError
+from yt8m.module import VideoClassifier
+
+log = logging.getLogger(__name__)
+
+
+def command(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
+    """Run `task(cfg)` as Hydra's job: the user's mistakes in one line, all else in the job's log, W&B closed."""
+    _quiet_lightning()
+    failed = True
+    try:
+        result = task(cfg)
+        failed = False
+        return result
+    except (ConfigError, DataError) as error:
+        # A worker process's error arrives as text, with its traceback before the message.
+        message = str(error).strip().splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: ")
+        log.error(message)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # The other jobs go on; Hydra reports this one at the end.
+            raise CompactHydraException(message) from None
+        sys.exit(1)
+    except Exception:
+        log.exception("The job failed")
+        raise
+    finally:
+        # Otherwise the next job of a sweep would go on in this job's W&B run.
+        if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
+            sys.modules["wandb"].finish(exit_code=int(failed))
+
+
+def train(cfg: DictConfig) -> float | None:
+    """Fit, test where there is a test partition, leave `metrics.json`; the value of `optimized_metric`."""
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)
+    folder = Path(config["output_dir"])
+    _refuse_unusable(config)
+    pl.seed_everything(config["seed"], verbose=False)
+
+    datamodule = build(config["dataset"], "dataset", "yt8m.datamodules", seed=config["seed"])
+    classifier = VideoClassifier(
+        model=config["model"],
+        feature_sizes=datamodule.features,
+        num_classes=datamodule.num_classes,
+        loss=config["loss"],
+        optimizer=config["optimizer"],
+        scheduler=config["scheduler"] or None,
+        gradient_clip=config["gradient_clip"],
+        normalize=config["normalize"],
+        level=datamodule.level,
+        max_frames=datamodule.max_frames,
+        pad_to=datamodule.pad_to,
+        config=config,
+    )
+    ckpt_path = find_checkpoint(config["ckpt_path"], folder) if config["ckpt_path"] else None
+    if ckpt_path:
+        read_checkpoint(ckpt_path)
+    figures = RunFigures()
+    callbacks = [instantiate(c, _convert_="all") for c in config["callbacks"].values() if c]
+    loggers = [instantiate(c, _convert_="all") for c in config["logger"].values() if c]
+    trainer = make_trainer(config, [*callbacks, RandomState(), figures], loggers)
+    _log_setup(loggers, config, classifier)
+    log.info("%s: %s parameters", type(classifier.model).__name__, f"{count_parameters(classifier):,}")
+
+    trainer.fit(classifier, datamodule, ckpt_path=ckpt_path, weights_only=True)
+    metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if config["test"] and datamodule.globs["test"]:
+        trainer.test(classifier, datamodule, ckpt_path=best or None, weights_only=True, verbose=False)
+        metrics |= {key: float(value) for key, value in trainer.callback_metrics.items()}
+
+    if config["optimized_metric"] not in metrics:
+        raise ConfigError(
+            f"optimized_metric: expected one of {', '.join(sorted(metrics))}, found {config['optimized_metric']}"
+        )
+    if trainer.is_global_zero:
+        record = {
+            **{key: metrics[key] for key in sorted(metrics) if key != "train/loss_step"},
+            "model": HydraConfig.get().runtime.choices.get("model"),
+            "dataset": HydraConfig.get().runtime.choices.get("dataset"),
+            "params": count_parameters(classifier),
+            "epochs": trainer.current_epoch,
+            "batch_size": config["dataset"]["batch_size"],
+            "lr": config["optimizer"]["lr"],
+            **figures.summary(),
+            **provenance(),
+        }
+        write_json(folder / "metrics.json", record)
+        print_results(record, folder)
+    return metrics[config["optimized_metric"]]
+
+
+def evaluate(cfg: DictConfig) -> float:
+    """Evaluate a checkpoint on the partition `split`; what `eval.yaml` leaves empty comes from the checkpoint."""
+    given: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)
+    if not given["ckpt_path"]:
+        raise ConfigError("ckpt_path: expected the checkpoint to evaluate; set ckpt_path=RUN/checkpoints/best.ckpt")
+    if given["split"] not in ("validate", "test"):
+        raise ConfigError(f"split: expected validate or test, found {given['split']!r}")
+    path = find_checkpoint(given["ckpt_path"], Path(given["output_dir"]))
+    config = read_checkpoint(path)["hyper_parameters"]["config"]
+    dataset = config["dataset"] | {key: value for key, value in given["dataset"].items() if value is not None}
+    datamodule = build(dataset, "dataset", "yt8m.datamodules", seed=config["seed"])
+    classifier = VideoClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    trainer = make_trainer(given, [], [])
+    run = trainer.validate if given["split"] == "validate" else trainer.test
+    values = run(classifier, datamodule, verbose=False)[0]
+    if trainer.is_global_zero:
+        record = {**values, "ckpt_path": str(path), "split": given["split"], **provenance()}
+        write_json(Path(given["output_dir"]) / "metrics.json", record)
+        print_results(record, Path(given["output_dir"]))
+    return values[f"{'val' if given['split'] == 'validate' else 'test'}/gap"]
+
+
+def make_trainer(config: dict[str, Any], callbacks: list[Any], loggers: list[Any]) -> pl.Trainer:
+    """Lightning's Trainer from the group `trainer`; `precision: null` means what fits the device."""
+    arguments = dict(config["trainer"])
+    if arguments.get("precision") is None:
+        arguments["precision"] = _precision(arguments.get("accelerator", "auto"))
+    return instantiate(
+        arguments, callbacks=callbacks, logger=loggers, plugins=[AtomicCheckpointIO()], _convert_="all"
+    )
+
+
+def count_parameters(classifier: VideoClassifier) -> int:
+    return sum(p.numel() for p in classifier.model.parameters())
+
+
+def provenance() -> dict[str, Any]:
+    """With what a result was made: versions of the packages, and the source's git commit where there is one."""
+    packages = ("yt8m", "torch", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    git = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "git_commit": git.stdout.strip() or None,
+    }
+
+
+def print_results(record: dict[str, Any], folder: Path) -> None:
+    """The run's figures as a table, and where everything lies."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for prefix, partition in (("train", "train"), ("val", "validate"), ("test", "test")):
+        for name in METRICS:
+            value = record.get(f"{prefix}/{name}")
+            if value is not None:
+                table.add_row(f"{partition} {_TITLES[name]}", f"{value:.4f}")
+    for key, (title, form) in _FIGURES.items():
+        if record.get(key) is not None:
+            table.add_row(title, form.format(record[key]))
+    table.add_row("output folder", str(folder))
+    Console().print(table)
+
+
+_TITLES = {"loss": "loss", "hit1": "Hit@1", "perr": "PERR", "gap": "GAP", "map": "mAP"}
+_FIGURES = {
+    "params": ("parameters", "{:,}"),
+    "lr": ("learning rate", "{:g}"),
+    "epochs": ("epochs", "{}"),
+    "batch_size": ("batch size", "{}"),
+    "videos_per_second": ("videos/s", "{:,.0f}"),
+    "seconds": ("seconds", "{:.1f}"),
+    "cpu_percent_mean": ("CPU use, mean", "{:.0f} %"),
+    "cpu_percent_peak": ("CPU use, peak", "{:.0f} %"),
+    "memory_gib_mean": ("memory, mean", "{:.2f} GiB"),
+    "memory_gib_peak": ("memory, peak", "{:.2f} GiB"),
+    "gpu_percent_mean": ("GPU use, mean", "{:.0f} %"),
+    "gpu_percent_peak": ("GPU use, peak", "{:.0f} %"),
+    "gpu_memory_gib_mean": ("GPU memory, mean", "{:.2f} GiB"),
+    "gpu_memory_gib_peak": ("GPU memory, peak", "{:.2f} GiB"),
+}
+
+
+def _refuse_unusable(config: dict[str, Any]) -> None:
+    if config["seed"] is None:
+        raise ConfigError("seed: expected a whole number, found null; the order of the data depends on it")
+    strategy, devices = str(config["trainer"].get("strategy", "auto")), config["trainer"].get("devices", 1)
+    if HydraConfig.get().mode == RunMode.MULTIRUN and devices not in (1, "1", [0]) and "fork" not in strategy:
+        raise ConfigError(
+            f"trainer.devices: expected 1 device per job of a multirun, found {devices} with strategy {strategy}, whose "
+            "processes would each run the whole sweep; set trainer.strategy=ddp_fork, or a hydra/launcher"
+        )
+
+
+def _precision(accelerator: str) -> str:
+    """bf16 where the GPU computes in it, fp16 on older ones, 32 bits on a CPU."""
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+def _log_setup(loggers: list[Any], config: dict[str, Any], classifier: VideoClassifier) -> None:
+    """Give every logger the configuration, flat, and TensorBoard the network's graph."""
+    for logger in loggers:
+        logger.log_hyperparams(_flat(config))
+        if isinstance(logger, TensorBoardLogger):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the tracer's remarks on constants
+                logger.log_graph(classifier, classifier.example())
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _quiet_lightning() -> None:
+    """Hydra logs what Lightning logs; its own handler would double the lines."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*smaller than the logging interval.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*you defined a `validation_step` but have no `val_dataloader`.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,50 @@
+"""Learning-rate schedules per optimizer step. Each builds a `LambdaLR` over the optimizer's own rate."""
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def exponential(
+    optimizer: Optimizer,
+    *,
+    examples_per_step: int,
+    total_steps: int,
+    decay: float = 0.95,
+    every_examples: int = 4_000_000,
+    staircase: bool = True,
+) -> LambdaLR:
+    """lr · decay^(examples / every_examples), the exponent cut to whole numbers with `staircase`.
+
+    Source: the YouTube-8M starter code's train.py, whose defaults these are.
+    """
+
+    def factor(step: int) -> float:
+        exponent = step * examples_per_step / every_examples
+        return decay ** (math.floor(exponent) if staircase else exponent)
+
+    return LambdaLR(optimizer, factor)
+
+
+def cosine(
+    optimizer: Optimizer,
+    *,
+    examples_per_step: int,
+    total_steps: int,
+    warmup: float = 0.05,
+    final: float = 0.0,
+) -> LambdaLR:
+    """Linear warm-up over the first `warmup` share of the steps, then half a cosine down to `final` · lr.
+
+    Source: Loshchilov & Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts" (one cycle).
+    """
+    warmup_steps = round(warmup * total_steps)
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return LambdaLR(optimizer, factor)

@@ -1,0 +1,18 @@
+"""Train a network: `python -m yt8m.train model=nn_stream_lstm`."""
+
+import hydra
+from omegaconf import DictConfig
+
+from yt8m.config import CONFIG_DIR
+
+
+@hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name="train")
+def main(cfg: DictConfig) -> float | None:
+    # Imported here: `--help` and `--cfg job` must not wait for torch.
+    from yt8m import run
+
+    return run.command(run.train, cfg)
+
+
+if __name__ == "__main__":
+    main()
