@@ -16,22 +16,24 @@ METRICS = ("loss", "hit1", "perr", "gap", "map")
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's rich bar, and a line that stays for each validation."""
+    """Lightning's rich bar with the loss, and a line that stays for each validation."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        return {"loss": metrics["train/loss_step"]} if "train/loss_step" in metrics else {}
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
-        if trainer.sanity_checking or not trainer.is_global_zero:
+        if trainer.state.fn != "fit" or self.progress is None:
             return
         values = trainer.callback_metrics
-        figures = "  ".join(
-            f"{key} {float(values[key]):.4f}"
-            for key in ("train/loss", *(f"val/{name}" for name in METRICS))
-            if key in values
-        )
+        figures = "  ".join(f"{name} {float(values[f'val/{name}']):.4f}" for name in METRICS if f"val/{name}" in values)
         epochs = trainer.max_epochs if (trainer.max_epochs or -1) > 0 else "∞"
-        line = f"epoch {trainer.current_epoch + 1}/{epochs}  step {trainer.global_step}  {figures}"
-        if self.progress is not None:
-            self.progress.console.print(line, highlight=False, soft_wrap=True)
+        self.progress.console.print(
+            f"epoch {trainer.current_epoch + 1}/{epochs}  step {trainer.global_step}  validate: {figures}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 class RandomState(Callback):

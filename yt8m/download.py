@@ -1,16 +1,10 @@
-"""Downloads a partition of YouTube-8M: `python -m yt8m.download partition=2/frame/train root=~/data/yt8m`."""
+"""Download a partition of YouTube-8M: `python -m yt8m.download partition=2/frame/train root=~/data/yt8m`."""
 
 import os
 import re
-import shutil
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NoReturn
 
 import hydra
 from hydra.errors import HydraException
@@ -18,14 +12,190 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from yt8m.config import CONFIG_DIR
+from yt8m.datamodules.mirror import MIRRORS, FetchError, Partition, Share, read_plan
 from yt8m.errors import ConfigError
 
 if TYPE_CHECKING:
+    import requests
     from rich.console import Console
 
     from yt8m.datamodules.fetch import Fetcher
-    from yt8m.datamodules.mirror import PlannedFile
+
+LABEL_FILES = {"vocabulary.csv": "vocabulary_url", "segment_label_ids.csv": "segment_label_ids_url"}
+NUMBERS = {  # key: (lowest, highest), whole numbers where these are
+    "jobs": (1, 64),
+    "retries": (0, 100),
+    "max_file_size": (1, 10**15),
+    "backoff": (0.0, 3600.0),
+    "max_backoff": (0.0, 3600.0),
+    "connect_timeout": (0.01, 3600.0),
+    "read_timeout": (0.01, 3600.0),
+}
+
+
+def download(cfg: DictConfig) -> int:
+    """Bring a share of a partition, and the label files, under `cfg.root`.
+
+    Args:
+        cfg: as in `conf/download.yaml`.
+
+    Returns:
+        0, or 1 where files could not be had, each of which has then been named.
+
+    Raises:
+        ConfigError: an argument is wrong, or another download is at work in the folder.
+        FetchError: the plan could not be had, or the disk has too little room.
+        OSError: the disk is full, or cannot be read or written.
+    """
+    check(cfg)
+    partition = Partition.parse(cfg.partition)
+    share = Share() if cfg.shard is None else Share.parse(cfg.shard)
+    root = Path(cfg.root).expanduser().absolute()
+    folder = root / partition.folder
+
+    # Imported here: `--help` and a misspelt argument must not wait for them.
+    import requests
+    from rich.console import Console
+    from rich.filesize import decimal
+
+    from yt8m.datamodules.transfer import SMALL, Transfer, check_disk, fetch_label_files
     from yt8m.datamodules.verified import VerifiedFiles
 
-_SAMPLE = 16  # files asked for their size; shards of a partition are alike
-_SMALL = 16 << 20  # bytes; plans and label files are far smaller
+    console = Console(stderr=True)
+    with requests.Session() as session:
+        fetcher = make_fetcher(cfg, session, console)
+        plan_url = f"{cfg.plan_base.rstrip('/')}/{partition.plan_path}"
+        try:
+            files, refused = read_plan(fetcher.get(plan_url, SMALL), share)
+        except FetchError as error:
+            raise FetchError(f"{plan_url}: {error}") from None
+        base = f"{cfg.file_base.rstrip('/')}/{partition}"
+        transfer = Transfer(files, base, folder, fetcher, cfg.jobs, console, failed=refused)
+        if not cfg.dry_run:
+            folder.mkdir(parents=True, exist_ok=True)
+        with VerifiedFiles(folder, writable=not cfg.dry_run) as verified:
+            there = transfer.look(verified, cfg.verify, cfg.overwrite)
+            size = transfer.size()
+            check_disk(root, max(0, (size or 0) - transfer.parts_size()))
+            if cfg.dry_run:
+                for file, target in transfer.targets.items():
+                    print(f"{transfer.url(file)} -> {target}")
+                about = "of unknown size" if size is None else f"about {decimal(size)}"
+                print(f"{partition}: {there} files are there, {len(transfer.targets)} to be fetched, {about}")
+                return name_failed(transfer.failed, console)
+            fetched = transfer.run(verified, size)
+        labels = {root / name: cfg[key] for name, key in LABEL_FILES.items() if cfg[key]}
+        # Version 1 has classes of its own, whose vocabulary is no longer published.
+        if partition.version != "1":
+            transfer.failed |= fetch_label_files(labels, fetcher, cfg.overwrite)
+    print(f"{partition}: {there} files were there, {fetched} fetched; in {folder}")
+    return name_failed(transfer.failed, console)
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise `ConfigError` for the first argument of a wrong kind or out of range."""
+    for key in ("partition", "root", "mirror", "plan_base", "file_base"):
+        if OmegaConf.is_missing(cfg, key):
+            raise ConfigError(f"{key}: is needed; see --help for an example")
+        if not isinstance(cfg[key], str) or not cfg[key]:
+            raise ConfigError(f"{key}: expected a text, found {cfg[key]!r}; see --help")
+    if cfg.shard is not None and not isinstance(cfg.shard, str):
+        raise ConfigError(f"shard: expected X,Y, found {cfg.shard!r}; try shard=1,100")
+    if cfg.mirror not in MIRRORS:
+        raise ConfigError(f"mirror: expected one of {', '.join(MIRRORS)}, found {cfg.mirror!r}")
+    for key in ("dry_run", "overwrite", "verify"):
+        if not isinstance(cfg[key], bool):
+            raise ConfigError(f"{key}: expected true or false, found {cfg[key]!r}")
+    for key, (low, high) in NUMBERS.items():
+        kinds = int if isinstance(low, int) else (int, float)
+        if isinstance(cfg[key], bool) or not isinstance(cfg[key], kinds) or not low <= cfg[key] <= high:
+            whole = "a whole number" if kinds is int else "a number"
+            raise ConfigError(f"{key}: expected {whole} from {low} to {high}, found {cfg[key]!r}")
+
+
+def make_fetcher(cfg: DictConfig, session: "requests.Session", console: "Console") -> "Fetcher":
+    """A fetcher by the rules of `cfg`; redirects may lead to the hosts in `cfg` and YouTube-8M's mirrors."""
+    from requests.adapters import HTTPAdapter
+
+    from yt8m.datamodules.fetch import Fetcher, origin
+
+    urls = {
+        key: cfg[key] for key in ("plan_base", "file_base", *LABEL_FILES.values()) if cfg[key] is not None
+    }
+    urls |= {f"allowed_redirects[{i}]": url for i, url in enumerate(cfg.allowed_redirects)}
+    origins = {origin(f"http://{host}data.yt8m.org") for host in ("", *(f"{name}." for name in MIRRORS))}
+    for key, url in urls.items():
+        try:
+            origins.add(origin(str(url)))
+        except ValueError as error:
+            raise ConfigError(f"{key}: {error}") from None
+    session.mount("http", HTTPAdapter(pool_maxsize=cfg.jobs))
+    return Fetcher(
+        session,
+        origins,
+        notify=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+        **{key: cfg[key] for key in NUMBERS if key != "jobs"},
+    )
+
+
+def as_typed(argument: str) -> str:
+    """`shard=1,100` and `root=~/data`, quoted so that Hydra takes them as they are.
+
+    To its grammar a comma means a sweep, and `~` the removal of a key.
+    """
+    match = re.fullmatch(r"(shard|root)=(?!null$)([^'\"]*[^'\"\\])", argument)
+    return f"{match[1]}='{match[2]}'" if match else argument
+
+
+def name_failed(failed: dict[str, str], console: "Console") -> int:
+    """Show {name: why} as a table; the exit code."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if not failed:
+        return 0
+    table = Table("file", "why", title=f"{len(failed)} could not be had; the same command tries them again")
+    for name in sorted(failed):
+        table.add_row(Text(name, no_wrap=True), Text(failed[name], overflow="fold"))
+    console.print(table)
+    return 1
+
+
+@hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name="download")
+def _command(cfg: DictConfig) -> None:
+    try:
+        code = download(cfg)
+    except ConfigError as error:
+        _exit(2, str(error))
+    except FetchError as error:
+        _exit(1, str(error))
+    except OSError as error:
+        where = error.filename or cfg.root
+        _exit(
+            1, f"{where}: {error.strerror or error}; what has arrived is kept, and the same command goes on"
+        )
+    if code:  # In a multirun the next job follows a job that went well.
+        sys.exit(code)
+
+
+def _exit(code: int, message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def main() -> None:
+    """The command."""
+    sys.argv[1:] = map(as_typed, sys.argv[1:])
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print in several lines
+    try:
+        _command()
+    except (HydraException, OmegaConfBaseException) as error:
+        _exit(2, f"{str(error).splitlines()[0].rstrip('.')}; --help lists the arguments")
+    except KeyboardInterrupt:
+        print("interrupted; what has arrived is kept, and the same command goes on", file=sys.stderr)
+        sys.stdout.flush()
+        os._exit(130)  # without waiting for threads that wait for a server
+
+
+if __name__ == "__main__":
+    main()

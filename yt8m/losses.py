@@ -1,9 +1,11 @@
 """Multi-label losses on logits, computed in float32 also under autocast.
 
-Every loss maps logits `[B, C]`, labels `[B, C]` (bool or float, 1 where true) and optionally a mask `[B, C]`, true
-where a label was rated (segments), to a scalar: the mean over all B videos of a loss per video, to which
-only rated classes contribute. x is a logit, y its label. `BCE`, `Hinge` and `Softmax` are those of the YouTube-8M
-starter code (`losses.py`); that code feeds probabilities to the latter two, these take logits.
+Every loss maps logits `[B, C]`, labels `[B, C]` (bool or float, 1 where true) and optionally a mask `[B, C]`
+(greater than 0 where a label was rated: segments) to a scalar: the mean over all B videos of a loss per
+video, to which only rated classes contribute.
+
+In the formulas x is a logit, y its label and σ the sigmoid. `BCE`, `Hinge` and `Softmax` come from the
+YouTube-8M starter code (`losses.py`), which feeds probabilities to the latter two; here they take logits.
 """
 
 import torch
@@ -17,7 +19,7 @@ class _Loss(nn.Module):
         for name, other in (("labels", labels), ("mask", mask)):
             if other is not None and other.shape != logits.shape:
                 raise ValueError(
-                    f"{name} must have the shape of the logits {list(logits.shape)}, found {list(other.shape)}"
+                    f"{name} must have the logits' shape {list(logits.shape)}, found {list(other.shape)}"
                 )
         rated = torch.ones_like(logits, dtype=torch.bool) if mask is None else mask > 0
         return self.per_video(logits.float(), labels.float(), rated).mean()
@@ -28,7 +30,7 @@ class _Loss(nn.Module):
 
 
 class BCE(_Loss):
-    """Cross-entropy Σ_c −[y·log(p + ε) + (1 − y)·log(1 − p + ε)], p = sigmoid(x), ε = 1e-5.
+    """Cross-entropy Σ_c −[y·log(p + ε) + (1 − y)·log(1 − p + ε)], p = σ(x), ε = 1e-5.
 
     Origin: `CrossEntropyLoss` of the YouTube-8M starter code. The ε bounds the loss of a class by 11.5.
     """
@@ -42,7 +44,9 @@ class BCE(_Loss):
 
 
 class Softmax(_Loss):
-    """Cross-entropy −Σ_c y/|y|₁ · log softmax(x)_c over the rated classes; 0 for a video without rated labels.
+    """Cross-entropy −Σ_c y/|y|₁ · log softmax(x)_c, 0 for a video without true labels.
+
+    With a mask, both the softmax and |y|₁ are over the rated classes.
 
     Origin: `SoftmaxLoss` of the YouTube-8M starter code.
     """

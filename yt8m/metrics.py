@@ -1,11 +1,13 @@
 """GAP, Hit@1, PERR and mAP as the YouTube-8M reference evaluator defines them (starter code `eval_util.py`,
 `average_precision_calculator.py`, `mean_average_precision_calculator.py`).
 
-Scores are probabilities, `[B, C]`, of any floating dtype, and are ranked as float32. Labels are `[B, C]`, true where
-greater than 0. The optional mask `[B, C]` is true where a label was rated (segments): elsewhere the score
-counts as 0 and the label as false. Equal scores inside one video rank by class, lowest index first. Equal
-scores of different videos have no order, so GAP and mAP take the mean over all orders (the reference
-takes one random order); values therefore do not depend on the order of videos, batches or ranks.
+Scores are probabilities `[B, C]` of any floating dtype and are ranked as float32. Labels are `[B, C]`, true
+where greater than 0. The optional mask `[B, C]` is greater than 0 where a label was rated (segments);
+elsewhere the score counts as 0 and the label as false.
+
+Equal scores inside one video rank by class, lowest index first. Equal scores of different videos have no
+order, so GAP and mAP take the mean over all orders, where the reference takes one random order: the value
+does not depend on the order of videos, batches or ranks.
 
 Updates never wait for a CUDA device. That is why NaN scores, which cannot be ranked, raise `ValueError` in
 `compute()` and not in `update()`.
@@ -60,9 +62,9 @@ def _top_classes(scores: Tensor, k: int) -> Tensor:
 
 
 def hit_at_one(scores: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Whether each video's best class is a true label: float64 `[B]`, NaN where a score is NaN.
+    """Whether each video's best class is a true label: float64 `[B]`.
 
-    A video without labels is a miss. The mean over videos is Hit@1.
+    NaN where a score is NaN. A video without labels is a miss. The mean over videos is Hit@1.
     """
     scores, labels = _checked(scores, labels, mask)
     hits = labels.gather(1, _top_classes(scores, 1)).squeeze(1).double()
@@ -70,10 +72,10 @@ def hit_at_one(scores: Tensor, labels: Tensor, mask: Tensor | None = None) -> Te
 
 
 def perr(scores: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Precision of each video's top n classes, n its number of labels: float64 `[B]`, NaN where a score is NaN.
+    """Precision of each video's top n classes, n its number of labels: float64 `[B]`.
 
-    Only scores above 0 count as retrieved; a video without labels has precision 0. The mean over videos
-    is PERR, the precision at equal recall rate.
+    NaN where a score is NaN. Only scores above 0 count as retrieved; a video without labels has precision 0.
+    The mean over videos is PERR, the precision at equal recall rate.
     """
     scores, labels = _checked(scores, labels, mask)
     n = labels.sum(1, keepdim=True)
@@ -89,11 +91,11 @@ def perr(scores: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
 def top_pairs(
     scores: Tensor, labels: Tensor, mask: Tensor | None = None, k: int = TOP_K
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The top min(k, C) classes of each video, pooled: all that GAP and mAP need, for all videos `[B, C]` at once.
+    """The top min(k, C) classes of each video, pooled, and the positives: all that GAP and mAP need.
 
     Returns:
-        scores float32 `[n]`, classes int32 `[n]`, hits bool `[n]`, n = B · min(k, C), and positives int64 `[C]`,
-        the true labels of each class, also those outside the top k: the arguments of `average_precision`.
+        the arguments of `average_precision`: scores float32 `[n]`, classes int32 `[n]` and hits bool `[n]`,
+        n = B · min(k, C); positives int64 `[C]`, the true labels of each class, also outside the top k.
     """
     scores, labels = _checked(scores, labels, mask)
     top = _top_classes(scores, min(k, scores.shape[1]))
@@ -145,16 +147,15 @@ def average_precision(scores: Tensor, classes: Tensor, hits: Tensor, positives: 
 
 
 def gap(scores: Tensor, hits: Tensor, positives: Tensor) -> Tensor:
-    """Global average precision of pooled pairs: `average_precision` with all pairs and positives in one class.
+    """Global average precision: `average_precision` of all pairs and positives as one class.
 
     float64 scalar: NaN without pairs, else 0 without positives.
     """
     if not len(scores):
         return scores.new_tensor(torch.nan, dtype=torch.float64)
     one_class = torch.zeros_like(hits, dtype=torch.int64)
-    return (
-        average_precision(scores, one_class, hits, positives.sum(0, keepdim=True)).nan_to_num(0.0).squeeze(0)
-    )
+    (value,) = average_precision(scores, one_class, hits, positives.sum(0, keepdim=True))
+    return value.nan_to_num(0.0)
 
 
 def mean_average_precision(scores: Tensor, classes: Tensor, hits: Tensor, positives: Tensor) -> Tensor:
@@ -170,7 +171,7 @@ def mean_average_precision(scores: Tensor, classes: Tensor, hits: Tensor, positi
 class HitAtOne(Metric):
     """Hit@1: share of videos whose arg-max class (first on ties) is a true label.
 
-    `update(scores [B, C], labels [B, C], mask=None)`; `compute()` gives a float32 scalar, NaN before any video.
+    `update(scores [B, C], labels [B, C], mask=None)`; `compute()` is a float32 scalar, NaN before any video.
     """
 
     full_state_update = False
@@ -178,8 +179,8 @@ class HitAtOne(Metric):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # The name of the sum differs from PERR's: a MetricCollection shares the states of metrics whose states
-        # have equal names and, after one batch, equal values.
+        # Not named as in PERR: a MetricCollection makes one metric of two whose states have equal names and,
+        # after the first batch, equal values.
         self.add_state("hits", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("videos", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -192,9 +193,9 @@ class HitAtOne(Metric):
 
 
 class PERR(Metric):
-    """Precision at equal recall rate: the precision of a video's top n classes, n its labels, mean over videos.
+    """Precision at equal recall rate: the precision of a video's top n, n its number of labels, on average.
 
-    `update(scores [B, C], labels [B, C], mask=None)`; `compute()` gives a float32 scalar, NaN before any video.
+    `update(scores [B, C], labels [B, C], mask=None)`; `compute()` is a float32 scalar, NaN before any video.
     """
 
     full_state_update = False
@@ -217,6 +218,14 @@ def _mean(total: Tensor, videos: Tensor) -> Tensor:
     if total.isnan():
         raise ValueError(_NAN_SCORES)
     return (total / videos).float()
+
+
+_LIST_STATES = {
+    "scores": torch.float32,
+    "classes": torch.int32,
+    "hits": torch.bool,
+    "positives": torch.int64,
+}
 
 
 class _TopPairs(Metric):
@@ -266,19 +275,11 @@ class _TopPairs(Metric):
         return scores, classes, hits, positives.view(-1, max(int(self.num_classes), 1)).sum(0)
 
 
-_LIST_STATES = {
-    "scores": torch.float32,
-    "classes": torch.int32,
-    "hits": torch.bool,
-    "positives": torch.int64,
-}
-
-
 class GAP(_TopPairs):
     """Global average precision: the top pairs of all videos pooled and ranked by score (GAP@20).
 
-    `update(scores [B, C], labels [B, C], mask=None)`; `compute()` gives a float32 scalar: NaN before any video, else
-    0 without positives.
+    `update(scores [B, C], labels [B, C], mask=None)`; `compute()` is a float32 scalar, NaN before any video,
+    else 0 without positives.
 
     Args:
         top_k: pairs pooled per video.
@@ -293,8 +294,8 @@ class MAP(_TopPairs):
     """Mean over classes of the average precision of the pairs in their videos' top `top_k`.
 
     Classes without positives are left out; classes with positives but no surviving pair count as 0.
-    `update(scores [B, C], labels [B, C], mask=None)`; `compute()` gives a float32 scalar: NaN before any video, else
-    0 without positives.
+    `update(scores [B, C], labels [B, C], mask=None)`; `compute()` is a float32 scalar, NaN before any video,
+    else 0 without positives.
 
     Args:
         top_k: pairs kept per video, of all classes together.

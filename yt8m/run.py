@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
@@ -43,19 +43,25 @@ def command(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         # A worker process's error arrives as text, with its traceback before the message.
         message = str(error).strip().splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: ")
         log.error(message)
-        if HydraConfig.get().mode == RunMode.MULTIRUN:  # The other jobs go on; Hydra reports this one at the end.
-            raise CompactHydraException(message) from None
-        sys.exit(1)
-    except Exception:
+        _end_job(message)
+    except Exception as error:
         log.exception("The job failed")
-        raise
+        _end_job(f"{type(error).__name__}: {error}")
     finally:
         # Otherwise the next job of a sweep would go on in this job's W&B run.
         if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
             sys.modules["wandb"].finish(exit_code=int(failed))
 
 
-def train(cfg: DictConfig) -> float | None:
+def _end_job(message: str) -> NoReturn:
+    """End a failed job, whose log has it all. A sweep's other jobs go on, and Hydra names this one at the end."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        job = HydraConfig.get().job
+        raise CompactHydraException(f"job {job.num} ({job.override_dirname}) failed: {message}") from None
+    sys.exit(1)
+
+
+def train(cfg: DictConfig) -> float:
     """Fit, test where there is a test partition, leave `metrics.json`; the value of `optimized_metric`."""
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)
     folder = Path(config["output_dir"])
@@ -246,5 +252,6 @@ def _quiet_lightning() -> None:
         ".*smaller than the logging interval.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*you defined a `validation_step` but have no `val_dataloader`.*",
+        ".*`isinstance.treespec, LeafSpec.` is deprecated.*",
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -1,6 +1,7 @@
 """YouTube-8M for Lightning: shards found by glob, one loader per partition, a position that can be saved."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -145,10 +146,6 @@ class YT8MDataModule(pl.LightningDataModule):
             max_frames=self.max_frames,
             on_corrupt=self.on_corrupt,
         )
-        if len(dataset) == 0:
-            raise ConfigError(
-                f"dataset.{partition}: expected records in {len(dataset.paths)} shards under {self.root}, found none"
-            )
         if self.on_corrupt == "raise":
             self._try(dataset)
         log.info("%s: %s records in %s shards", partition, f"{len(dataset):,}", f"{len(dataset.paths):,}")
@@ -156,7 +153,7 @@ class YT8MDataModule(pl.LightningDataModule):
 
     def _try(self, dataset: ShardDataset) -> None:
         """Read records before training, so that what does not fit is told now and not hours later."""
-        if sum(path.stat().st_size for path in dataset.paths) <= _PREFLIGHT_BYTES:
+        if sum(os.path.getsize(path) for path in dataset.paths) <= _PREFLIGHT_BYTES:
             numbers = range(len(dataset))
         else:
             first = np.cumsum(dataset.shard_sizes) - dataset.shard_sizes

@@ -208,6 +208,8 @@ def _protobuf_frames(name: str, features) -> np.ndarray:
         values = feature.bytes_list.value
         if len(values) != 1 or len(values[0]) != len(frames[0] if frames else values[0]):
             found = f"{len(values)} values of {[len(value) for value in values]} bytes"
-            raise ExampleError(f"expected frames of {name} to be single byte strings of one size, found {found} in frame {number}")
+            raise ExampleError(
+                f"expected frames of {name} to be single byte strings of one size, found {found} in frame {number}"
+            )
         frames.append(values[0])
     return np.frombuffer(b"".join(frames), np.uint8).reshape(len(frames), -1 if frames else 0)

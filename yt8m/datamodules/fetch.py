@@ -14,8 +14,9 @@ from urllib.parse import urljoin, urlsplit
 import requests
 
 from yt8m import __version__
+from yt8m.datamodules.mirror import FetchError
 
-CHUNK = 1 << 16  # bytes between two looks at `Fetcher.stop`; what a killed process can lose
+CHUNK = 1 << 15  # bytes between two looks at `Fetcher.stop`; what a killed process can lose
 PART = ".part"  # ending of a file that is not whole yet
 _REDIRECTS = 5
 _RETRIED = {408, 425, 429}  # and every 5xx
@@ -23,10 +24,6 @@ _PORTS = {"http": 80, "https": 443}
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})", re.ASCII)
 
 T = TypeVar("T")
-
-
-class FetchError(Exception):
-    """A file could not be had; the message says why in one line."""
 
 
 class Stopped(Exception):
@@ -45,7 +42,7 @@ def origin(url: str) -> tuple[str, str, int]:
     """(scheme, host, port) of an http or https URL; raises `ValueError` on any other text."""
     parts = urlsplit(url)
     if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc or "\\" in url:
-        raise ValueError(f"not an http or https URL: {ascii(url)}")
+        raise ValueError(f"not an http or https URL: {url!a}")
     return parts.scheme, parts.hostname, parts.port or _PORTS[parts.scheme]
 
 
@@ -124,7 +121,7 @@ class Fetcher:
             self._retry(url, lambda: self._extend(part, url, report), lambda: _size(part))
             found = md5sum(part)
             if found == md5:
-                _settle(part, target)
+                settle(part, target)
                 return
             part.unlink()
         raise FetchError(f"wrong bytes, twice: md5 {found}, the plan says {md5}; try another mirror")
@@ -187,16 +184,16 @@ class Fetcher:
         raise FetchError(f"refused: more than {_REDIRECTS} redirects")
 
     def _redirected(self, url: str, location: str) -> str:
-        target = urljoin(url, location)
         try:
+            target = urljoin(url, location)
             place = origin(target)
         except ValueError:
-            raise FetchError(f"refused: redirect to {ascii(location)}") from None
+            raise FetchError(f"refused: redirect to {location!a}") from None
         if place[0] != origin(url)[0]:
-            raise FetchError(f"refused: redirect to another scheme, {ascii(target)}")
+            raise FetchError(f"refused: redirect to another scheme, {target!a}")
         if place not in self.origins:
             raise FetchError(
-                f"refused: redirect to another host, {ascii(target)}; add it to allowed_redirects if you trust it"
+                f"refused: redirect to another host, {target!a}; if you trust it, add it to allowed_redirects"
             )
         return target
 
@@ -216,7 +213,7 @@ class Fetcher:
                 raise FetchError(f"{reason}; gave up after {failures} attempts in a row")
             delay = self.backoff * 2 ** (failures - 1) * random.uniform(0.5, 1)
             delay = min(max(delay, retry_after), self.max_backoff)
-            self.notify(f"{url}: {reason}; again in {delay:.1f} s (attempt {failures + 1} of {self.retries + 1})")
+            self.notify(f"{url}: {reason}; retry {failures} of {self.retries} in {delay:.1f} s")
             if self.stop.wait(delay):
                 raise Stopped
 
@@ -230,7 +227,7 @@ def _require(response: requests.Response, statuses: tuple[int, ...]) -> None:
     if response.status_code not in statuses:
         raise FetchError(f"HTTP {response.status_code} from {response.url}")
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise FetchError(f"refused: sent as {ascii(response.headers['Content-Encoding'])}, not as it is")
+        raise FetchError(f"refused: sent as {response.headers['Content-Encoding']!a}, not as it is")
 
 
 def _content_length(response: requests.Response) -> int | None:
@@ -245,14 +242,14 @@ def _reason(error: requests.RequestException) -> str:
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection broke off"
     cause = str(error).rsplit("Caused by ", 1)[-1]
-    return f"no connection ({ascii(cause):.150})"
+    return f"no connection ({cause!a:.150})"
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _settle(part: Path, target: Path) -> None:
+def settle(part: Path, target: Path) -> None:
     """Renames `part` to `target` so that after a power cut there is either nothing or the whole file."""
     with part.open("rb") as file:
         os.fsync(file.fileno())

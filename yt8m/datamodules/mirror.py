@@ -18,8 +18,8 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\.tfrecord", re.ASCII)
 _MD5 = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
 
 
-class PlanError(ValueError):
-    """The download plan is not what the protocol says."""
+class FetchError(Exception):
+    """A file could not be had from the mirror, or is not what it should be; one line says why."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Partition:
         """Reads `V/level/split`; raises `ConfigError` on anything else."""
         if not (match := _PARTITION.fullmatch(text)):
             raise ConfigError(
-                f"partition: expected V/level/split with level video or frame and split train, validate or test, "
+                f"partition: expected V/level/split (level: video, frame; split: train, validate, test), "
                 f"found {text!r}; try partition=2/frame/train"
             )
         return cls(*match.groups())
@@ -50,7 +50,7 @@ class Partition:
 
     @property
     def folder(self) -> str:
-        """Folder under the dataset's root; `frame_level` is stored as `frame`, where the dataset configs look."""
+        """Folder under the dataset's root; `frame_level` goes to `frame`, where the dataset configs look."""
         return f"{self.version}/{self.level.removesuffix('_level')}/{self.split}"
 
 
@@ -101,13 +101,13 @@ def read_plan(body: bytes, share: Share) -> tuple[list[PlannedFile], dict[str, s
         the files in order of their stored names, and the refused entries as {printable name: why}.
 
     Raises:
-        PlanError: `body` is not of the form {"files": {name: md5}}.
+        FetchError: `body` is not of the form {"files": {name: md5}}.
     """
     try:
         files = json.loads(body)["files"]
         names = sorted(files.items())
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise PlanError('not a download plan: expected JSON {"files": {name: md5}}') from None
+        raise FetchError('not a download plan: expected JSON {"files": {name: md5}}') from None
     planned: dict[str, PlannedFile] = {}
     refused: dict[str, str] = {}
     for name, md5 in names:
@@ -117,7 +117,7 @@ def read_plan(body: bytes, share: Share) -> tuple[list[PlannedFile], dict[str, s
         if not _SAFE_NAME.fullmatch(name) or ".." in name:
             refused[ascii(name)] = "refused: the plan may name plain .tfrecord files only"
         elif not isinstance(md5, str) or not _MD5.fullmatch(md5):
-            refused[name] = f"refused: the plan gives no md5 but {ascii(md5):.60}"
+            refused[name] = f"refused: the plan gives no md5 but {md5!a:.60}"
         elif file in planned:
             refused[name] = f"refused: would be stored as {file}, as would {planned[file].name}"
         else:

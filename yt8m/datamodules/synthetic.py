@@ -16,7 +16,6 @@ import csv
 import json
 import shutil
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,16 +39,15 @@ DESCRIPTIONS = {
     "forward": "Event A, later event B, in rgb.",
     "backward": "Event B, later event A, in rgb.",
 }
-COLUMNS = (
-    "Index,TrainVideoCount,KnowledgeGraphId,Name,WikiUrl,Vertical1,Vertical2,Vertical3,WikiDescription"
-).split(",")
+COLUMNS = ["Index", "TrainVideoCount", "KnowledgeGraphId", "Name", "WikiUrl"]
+COLUMNS += ["Vertical1", "Vertical2", "Vertical3", "WikiDescription"]
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 ID_LENGTH = 4
 
 # Levels of the quantised features, of which 127 is zero and one is 4 / 255.
 NOISE = 64  # two uniform draws from 0 to 63 are added: standard deviation 26
-THEME = 6
-EVENT = 16
+THEME = 8
+EVENT = 24
 EVENT_FRAMES = (3, 5)  # shortest and longest
 
 
@@ -131,3 +129,209 @@ def draw_video(
             frames["rgb"][start : start + first] += EVENT * patterns["rgb"][sample_class.index]
             frames["rgb"][later : later + second] += EVENT * patterns["rgb"][sample_class.other]
     return {name: np.clip(values, 0, 255).astype(np.uint8) for name, values in frames.items()}
+
+
+def _serialize(video_id: str, labels: np.ndarray, frames: dict[str, np.ndarray]) -> bytes:
+    record = SequenceExample()
+    record.context.feature["id"].bytes_list.value.append(video_id.encode())
+    record.context.feature["labels"].int64_list.value.extend(labels.tolist())
+    for name, rows in frames.items():
+        features = record.feature_lists.feature_list[name].feature
+        for row in rows:
+            features.add().bytes_list.value.append(row.tobytes())
+    return record.SerializeToString(deterministic=True)  # without it, map keys come in any order
+
+
+def _framed(payload: bytes) -> bytes:
+    """The payload in TFRecord framing."""
+
+    def masked(data: bytes) -> bytes:
+        crc = crc32c(data)
+        return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+    length = struct.pack("<Q", len(payload))
+    return length + masked(length) + payload + masked(payload)
+
+
+def _video_ids(rng: np.random.Generator, count: int) -> list[str]:
+    base = len(ALPHABET)
+    numbers = rng.choice(base**ID_LENGTH, size=count, replace=False).tolist()
+    return [
+        "".join(ALPHABET[number // base**place % base] for place in range(ID_LENGTH)) for number in numbers
+    ]
+
+
+def _write_vocabulary(
+    path: Path, rng: np.random.Generator, classes: list[SampleClass], counts: np.ndarray
+) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(COLUMNS)
+        for index in rng.permutation(len(classes)):  # the official rows are not in index order either
+            entry = classes[index]
+            description = DESCRIPTIONS[entry.family]
+            if entry.parent is not None:
+                description += f" Occurs only together with {classes[entry.parent].name}."
+            graph_id = f"/sample/{index}"
+            table.writerow([index, counts[index], graph_id, entry.name, "", entry.genre, "", "", description])
+
+
+def _write(folder: Path, parameters: dict[str, int]) -> None:
+    """Write a whole sample into the new folder, the manifest last."""
+    classes = sample_classes(parameters["num_classes"])
+    # A stream of its own for each partition: the size of one does not change the frames of another.
+    shared, *streams = (
+        np.random.default_rng([parameters["seed"], part]) for part in range(1 + len(PARTITIONS))
+    )
+    patterns = {
+        name: 2 * shared.integers(0, 2, size=(len(classes), size), dtype=np.int16) - 1
+        for name, size in FEATURES.items()
+    }
+    total = sum(parameters[f"{partition}_videos"] for partition in PARTITIONS)
+    video_ids = iter(_video_ids(shared, total))
+    for partition, rng in zip(PARTITIONS, streams, strict=True):
+        labels = draw_labels(rng, parameters[f"{partition}_videos"], classes)
+        if partition == "train":
+            _write_vocabulary(folder / "vocabulary.csv", shared, classes, labels.sum(axis=0))
+        (folder / partition).mkdir()
+        for shard, rows in enumerate(np.array_split(labels, parameters["shards"])):
+            with (folder / partition / f"{partition}{shard:04d}.tfrecord").open("wb") as file:
+                for row in rows:
+                    num_frames = rng.integers(parameters["min_frames"], parameters["max_frames"] + 1)
+                    indices = np.flatnonzero(row)
+                    frames = draw_video(rng, num_frames, [classes[index] for index in indices], patterns)
+                    file.write(_framed(_serialize(next(video_ids), indices, frames)))
+    manifest = {"format": FORMAT, "parameters": parameters, "files": _sizes(folder)}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Size in bytes of everything below the folder but folders, by relative path."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return {path.relative_to(folder).as_posix(): path.lstat().st_size for path in paths}
+
+
+def _manifest(root: Path) -> dict:
+    """The manifest of the sample at root, empty where there is none that this module wrote."""
+    try:
+        manifest = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
+        is_ours = manifest.keys() == {"format", "parameters", "files"} and isinstance(manifest["files"], dict)
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return manifest if is_ours else {}
+
+
+def _is_current(root: Path, parameters: dict[str, int]) -> bool:
+    manifest = _manifest(root)
+    if (manifest.get("format"), manifest.get("parameters")) != (FORMAT, parameters):
+        return False
+    try:
+        return all((root / path).stat().st_size == size for path, size in manifest["files"].items())
+    except OSError:
+        return False
+
+
+def _check_replaceable(root: Path) -> None:
+    """Raise ConfigError where root holds anything that no earlier sample left there."""
+    if not root.exists():
+        return
+    manifest = _manifest(root)
+    ours = {MANIFEST, *manifest["files"]} if manifest else set()
+    found = _sizes(root).keys() if root.is_dir() else {root.name}
+    if foreign := sorted(found - ours):
+        raise ConfigError(
+            f"dataset.root: expected an absent or empty folder, or a sample, at {root}, found {foreign[0]}, "
+            "which is no part of a sample; move it away or choose another dataset.root"
+        )
+
+
+def _check(parameters: dict[str, int]) -> None:
+    """Raise ConfigError where a parameter is out of its range."""
+    least = dict.fromkeys(parameters, 1)
+    least |= {"num_classes": len(FAMILIES), "min_frames": 2 * EVENT_FRAMES[1], "seed": 0}
+    least["max_frames"] = parameters["min_frames"]
+    for name, lowest in least.items():
+        key = "dataset.num_classes" if name == "num_classes" else f"dataset.sample.{name}"
+        value = parameters[name]
+        if not isinstance(value, int) or value < lowest:
+            raise ConfigError(f"{key}: expected a whole number from {lowest} up, found {value!r}; change it")
+    fewest = min(PARTITIONS, key=lambda partition: parameters[f"{partition}_videos"])
+    videos = parameters[f"{fewest}_videos"]
+    if parameters["shards"] > videos:
+        raise ConfigError(
+            f"dataset.sample.shards: expected at most one per video, found {parameters['shards']} for the "
+            f"{videos} videos of {fewest}; lower it or raise dataset.sample.{fewest}_videos"
+        )
+
+
+def _replace(target: Path, parameters: dict[str, int]) -> None:
+    """Write the sample beside `target` and swap it in; the caller holds the lock."""
+    fresh, stale = (target.with_name(f".{target.name}.{state}") for state in ("fresh", "stale"))
+
+    def clear() -> None:
+        for folder in (fresh, stale):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    clear()  # what a killed process left
+    try:
+        fresh.mkdir()
+        _write(fresh, parameters)
+        if target.exists():
+            target.rename(stale)
+        fresh.rename(target)
+    finally:
+        clear()
+
+
+def write_sample(
+    root: Path,
+    *,
+    train_videos: int = 1600,
+    validate_videos: int = 400,
+    test_videos: int = 300,
+    num_classes: int = 40,
+    min_frames: int = 16,
+    max_frames: int = 40,
+    shards: int = 4,
+    seed: int = 0,
+) -> Path:
+    """Have the sample with these parameters at `root`; write it unless it lies there whole already.
+
+    The content is a function of the parameters alone. Several processes may call this at once: one writes
+    beside `root` and renames, the others wait, and none ever sees half a sample.
+
+    Args:
+        root: folder of `train/`, `validate/`, `test/`, `vocabulary.csv` and `sample.json`.
+        train_videos, validate_videos, test_videos: videos per partition.
+        num_classes: C, at least 5.
+        min_frames, max_frames: range of the videos' lengths, both included; at least 10.
+        shards: files per partition.
+        seed: of all that is drawn.
+
+    Returns:
+        `root`.
+
+    Raises:
+        ConfigError: a parameter out of range, or files at `root` that are no part of a sample; those are
+            never deleted.
+    """
+    parameters = {
+        "train_videos": train_videos,
+        "validate_videos": validate_videos,
+        "test_videos": test_videos,
+        "num_classes": num_classes,
+        "min_frames": min_frames,
+        "max_frames": max_frames,
+        "shards": shards,
+        "seed": seed,
+    }
+    _check(parameters)
+    target = Path(root).resolve()  # through a symbolic link, which stays
+    if _is_current(target, parameters):
+        return root
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        if not _is_current(target, parameters):  # another process may have written it meanwhile
+            _check_replaceable(target)
+            _replace(target, parameters)
+    return root

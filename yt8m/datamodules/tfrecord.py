@@ -143,12 +143,22 @@ class Shards:
         if self.verify:
             length = size - FRAMING
             if data[:HEADER] != header(length):
-                raise self._error(shard, offset, f"expected the header of a {length}-byte record, found another")
+                raise self._error(
+                    shard, offset, f"expected the header of a {length}-byte record, found another"
+                )
             stored = int.from_bytes(data[-FOOTER:], "little")
             found = masked_crc(np.frombuffer(data, np.uint8, length, HEADER))
             if found != stored:
                 raise self._error(shard, offset, f"expected payload CRC {stored:08x}, found {found:08x}")
         return data
+
+    def size(self, shard: int, number: int) -> int:
+        """Bytes of one record, framing included."""
+        return int(self.indices[shard].records[number, 1])
+
+    def where(self, shard: int, number: int) -> str:
+        """Where one record lies, for error messages."""
+        return f"{self.indices[shard].path} @ byte {self.indices[shard].records[number, 0]}"
 
     def will_need(self, shard: int, first: int = 0, last: int | None = None) -> None:
         """Ask the system to read records ``first`` to ``last`` (excluded) into its cache, without waiting."""
@@ -253,7 +263,9 @@ def _walk(file: _File) -> tuple[np.ndarray, list[str]]:
         elif masked_crc(head[:8]) != int.from_bytes(head[8:], "little"):
             problem = "expected a record, found a length whose CRC does not match"
         elif length > size - offset - FRAMING:
-            problem = f"expected a record of {length} bytes, found {size - offset - HEADER} to the end of the file"
+            problem = (
+                f"expected a record of {length} bytes, found {size - offset - HEADER} to the end of the file"
+            )
         else:
             records.append((offset, length + FRAMING))
             offset += length + FRAMING
@@ -338,5 +350,7 @@ def _write_cache(file: _File, records: np.ndarray) -> None:
     with contextlib.suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.{os.getpid()}")
-        partial.write_bytes(struct.pack("<8sQqI", _CACHE_MAGIC, *file.stamp, google_crc32c.value(body)) + body)
+        partial.write_bytes(
+            struct.pack("<8sQqI", _CACHE_MAGIC, *file.stamp, google_crc32c.value(body)) + body
+        )
         partial.replace(target)

@@ -126,9 +126,8 @@ class KerasLSTM(nn.LSTM):
         super().__init__(input_size, hidden_size, batch_first=True)
         self.go_backwards = go_backwards
         # nn.LSTM computes with two biases: the second becomes a constant zero, neither trained nor saved.
-        zero = self.bias_hh_l0.detach()
         del self.bias_hh_l0
-        self.register_buffer("bias_hh_l0", zero, persistent=False)
+        self.register_buffer("bias_hh_l0", torch.zeros_like(self.bias_ih_l0), persistent=False)
         self._init_flat_weights()
 
     @torch.no_grad()

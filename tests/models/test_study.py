@@ -1,0 +1,185 @@
+"""The eight networks of the study, layer by layer in NumPy, one unpadded video at a time."""
+
+import numpy as np
+import pytest
+import torch
+
+from yt8m.models.bi_lstm import BiLSTM
+from yt8m.models.keras_bi_lstm import KerasBiLSTM
+from yt8m.models.keras_nn import KerasNN
+from yt8m.models.keras_nn_stream_lstm import KerasNNStreamLSTM
+from yt8m.models.keras_stream_lstm import KerasStreamLSTM
+from yt8m.models.nn import NN
+from yt8m.models.nn_stream_lstm import NNStreamLSTM
+from yt8m.models.stream_lstm import StreamLSTM
+
+FEATURES = {"rgb": 7, "audio": 4}
+RGB, AUDIO = slice(0, 7), slice(7, 11)
+PARTS = {"rgb": RGB, "audio": AUDIO}
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+class Weights(dict):
+    """A network's state dict as NumPy arrays, and the layers that compute with them."""
+
+    def dense(self, name, x):
+        return x @ self[f"{name}.weight"].T + self[f"{name}.bias"]
+
+    def relus(self, name, x, count):
+        """`count` Dense layers with a ReLU after each, stored as `nn.Sequential`."""
+        for layer in range(count):
+            x = relu(self.dense(f"{name}.{2 * layer}", x))
+        return x
+
+    def lstm(self, name, x):
+        recurrent, bias = self[f"{name}.weight_hh_l0"], self[f"{name}.bias_ih_l0"]
+        bias = bias + self.get(f"{name}.bias_hh_l0", 0)
+        h = c = np.zeros(recurrent.shape[1])
+        outputs = []
+        for frame in x:
+            i, f, g, o = np.split(self[f"{name}.weight_ih_l0"] @ frame + recurrent @ h + bias, 4)
+            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            h = sigmoid(o) * np.tanh(c)
+            outputs.append(h)
+        return np.stack(outputs)
+
+    def bidirectional(self, name, x):
+        for layer in range(2):
+            ahead = self.lstm(f"{name}.forwards.{layer}", x)
+            back = self.lstm(f"{name}.backwards.{layer}", x[::-1])[::-1]
+            x = np.concatenate([ahead, back], axis=1)
+        return x
+
+
+def nn_(w, video, frames):
+    return w.dense("classifier", w.relus("hidden", video, 6))
+
+
+def bi_lstm(w, video, frames):
+    return w.dense("classifier", w.bidirectional("lstm", frames)[-1])
+
+
+def stream_lstm(w, video, frames):
+    embeddings = []
+    for name, part in PARTS.items():
+        x = w.relus(f"streams.{name}.projection", frames[:, part], 1)
+        x = w.bidirectional(f"streams.{name}.lstm", x)
+        x = w.relus(f"streams.{name}.bottleneck", x, 1)
+        embeddings.append(w.relus(f"streams.{name}.embedding", x, 1)[-1])
+    return w.dense("classifier", w.relus("fusion", np.concatenate(embeddings), 2))
+
+
+def nn_stream_lstm(w, video, frames):
+    scores = []
+    for name, part in PARTS.items():
+        x = w.relus(f"branches.{name}.0", video[part], 3)
+        scores.append(w.dense(f"branches.{name}.1", x))
+    for name, part in PARTS.items():
+        x = w.dense(f"streams.{name}.projection", frames[:, part])
+        x = relu(w.bidirectional(f"streams.{name}.lstm", x))
+        scores.append(w.relus(f"streams.{name}.scores", x, 1)[-1])
+    return w.dense("classifier", w.relus("fusion", np.concatenate(scores), 1))
+
+
+def keras_nn(w, video, frames):
+    branches = [w.relus(f"branches.{name}", video[part], 5) for name, part in PARTS.items()]
+    return w.dense("classifier", w.relus("fusion", np.concatenate(branches), 1))
+
+
+def keras_bi_lstm(w, video, frames):
+    x = w.relus("dense.0", frames, 1)
+    x = w.lstm("lstm.0", x) + x
+    x = w.relus("dense.1", x, 1)
+    x = w.lstm("lstm.1", x[::-1]) + x  # go_backwards: the outputs stay in reversed order
+    x = w.relus("dense.2", x, 1)
+    x = w.lstm("lstm.2", x) + x
+    x = w.relus("dense.3", x, 1)
+    x = w.lstm("lstm.3", x[::-1]).max(axis=0)
+    return w.dense("classifier", w.relus("embedding", x, 1))
+
+
+def keras_stream_lstm(w, video, frames):
+    embeddings = []
+    for name, part in PARTS.items():
+        x = w.relus(f"streams.{name}.projection", frames[:, part], 1)
+        x = w.lstm(f"streams.{name}.back", w.lstm(f"streams.{name}.ahead", x)[::-1])
+        embeddings.append(w.relus(f"streams.{name}.embedding", x, 1).max(axis=0))
+    return w.dense("classifier", w.relus("fusion", np.concatenate(embeddings), 2))
+
+
+def keras_nn_stream_lstm(w, video, frames):
+    scores = [w.relus(f"branches.{name}", video[part], 6) for name, part in PARTS.items()]
+    for name, part in PARTS.items():
+        x = np.tanh(w.dense(f"streams.{name}.projection", frames[:, part]))
+        x = w.lstm(f"streams.{name}.back", w.lstm(f"streams.{name}.ahead", x)[::-1])
+        x = w.relus(f"streams.{name}.bottleneck", x, 1).max(axis=0, keepdims=True)
+        scores.append(w.relus(f"streams.{name}.scores", x[0], 2))
+    return w.dense("classifier", w.relus("fusion", np.concatenate(scores), 2))
+
+
+LSTM = {"rgb": 6, "audio": 5}
+FIVE = (8, 9, 10, 11, 8)
+NETWORKS = [
+    (nn_, NN, {"hidden_sizes": (12, 13, 14, 15, 16, 17)}),
+    (bi_lstm, BiLSTM, {"hidden_size": 6}),
+    (stream_lstm, StreamLSTM, {"projection_size": 8, "hidden_sizes": LSTM, "fusion_sizes": (12, 13)}),
+    (
+        nn_stream_lstm,
+        NNStreamLSTM,
+        {"mlp_sizes": {"rgb": (8, 9, 10), "audio": (5, 6, 7)}, "projection_size": 8, "hidden_sizes": LSTM},
+    ),
+    (keras_nn, KerasNN, {"mlp_sizes": FIVE, "fusion_sizes": (12,)}),
+    (keras_bi_lstm, KerasBiLSTM, {"hidden_size": 8, "embedding_size": 7}),
+    (
+        keras_stream_lstm,
+        KerasStreamLSTM,
+        {"projection_size": 8, "hidden_sizes": LSTM, "fusion_sizes": (12, 13)},
+    ),
+    (
+        keras_nn_stream_lstm,
+        KerasNNStreamLSTM,
+        {
+            "mlp_sizes": FIVE,
+            "projection_size": 8,
+            "hidden_sizes": LSTM,
+            "embedding_size": 14,
+            "fusion_sizes": (12, 13),
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("reference", "network", "widths"), NETWORKS, ids=lambda arg: getattr(arg, "__name__", "")
+)
+def test_network_is_that_of_the_study(reference, network, widths):
+    torch.manual_seed(0)
+    model = network(feature_sizes=FEATURES, num_classes=9, **widths).double().eval()
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)  # Keras' zero biases would hide a missing one
+    weights = Weights({name: value.numpy() for name, value in model.state_dict().items()})
+    frames = torch.randn(3, 8, 11, dtype=torch.float64)
+    num_frames = torch.tensor([8, 1, 5])
+    video = torch.randn(3, 11, dtype=torch.float64)
+    logits = model(video, frames, num_frames).detach().numpy()
+    for row, valid in enumerate(num_frames):
+        expected = reference(weights, video[row].numpy(), frames[row, :valid].numpy())
+        np.testing.assert_allclose(logits[row], expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("_", "network", "widths"), NETWORKS, ids=lambda arg: getattr(arg, "__name__", ""))
+def test_dropout_acts_in_training_only(_, network, widths):
+    torch.manual_seed(0)
+    model = network(feature_sizes=FEATURES, num_classes=9, **widths)
+    video, frames, num_frames = torch.randn(3, 11), torch.randn(3, 8, 11), torch.tensor([8, 1, 5])
+    assert model.eval()(video, frames, num_frames).equal(model(video, frames, num_frames))
+    has_dropout = network not in (BiLSTM, KerasNN, KerasBiLSTM)
+    same = model.train()(video, frames, num_frames).equal(model(video, frames, num_frames))
+    assert same != has_dropout
