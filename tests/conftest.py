@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.training import sample_overrides
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -13,3 +15,9 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("no real shards beside this checkout (../shared/data)")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def tiny_sample(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides that choose a small embedded sample, shared by all tests."""
+    return sample_overrides(tmp_path_factory.mktemp("sample") / "tiny")

@@ -4,8 +4,8 @@ import hashlib
 import json
 import re
 import threading
-import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -26,28 +26,28 @@ class Fault:
 
     Args:
         status: answered instead of the file.
-        headers: added to the answer, or put in place of its own.
+        headers: added to the answer, or put in place of its own; None takes one out.
         body: sent instead of the file's bytes.
         cut: the connection ends after so many bytes of the body.
         stall: the connection goes silent after so many bytes of the body.
-        slow: seconds between two pieces of 16 KiB.
+        wait: called before the answer.
         ignore_range: the file is sent from its first byte whatever was asked for.
     """
 
     status: int | None = None
-    headers: dict[str, str] | None = None
+    headers: dict[str, str | None] | None = None
     body: bytes | None = None
     cut: int | None = None
     stall: int | None = None
-    slow: float = 0.0
+    wait: Callable[[], object] | None = None
     ignore_range: bool = False
 
 
 class Mirror(ThreadingHTTPServer):
     """Serves `files` {path: bytes} on loopback.
 
-    `faults[path]` holds what the next GETs of a path meet, one each; a last element that repeats for ever is
-    set in `always[path]`. `requests` logs all that was asked.
+    `faults[path]` holds what the next GETs of a path meet, one each, and `always[path]` what all further ones
+    do. `requests` logs all that was asked.
     """
 
     daemon_threads = True
@@ -80,6 +80,7 @@ class Mirror(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits for the client's delayed acknowledgement
     server: Mirror
 
     def do_HEAD(self) -> None:
@@ -103,9 +104,12 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.status:
             status, body = fault.status, b""
         headers |= {"Content-Length": str(len(body))} | (fault.headers or {})
+        if fault.wait:
+            fault.wait()
         self.send_response(status)
         for key, value in headers.items():
-            self.send_header(key, value)
+            if value is not None:
+                self.send_header(key, value)
         self.end_headers()
         if self.command == "HEAD":
             return
@@ -114,7 +118,6 @@ class _Handler(BaseHTTPRequestHandler):
             piece = body[at : min(end, at + (1 << 14))]
             self.wfile.write(piece)
             request.sent += len(piece)
-            time.sleep(fault.slow)
         if fault.stall is not None:
             self.server.closing.wait(30)
         if end < len(body):

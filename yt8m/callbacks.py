@@ -27,7 +27,9 @@ class ProgressBar(RichProgressBar):
         if trainer.state.fn != "fit" or self.progress is None:
             return
         values = trainer.callback_metrics
-        figures = "  ".join(f"{name} {float(values[f'val/{name}']):.4f}" for name in METRICS if f"val/{name}" in values)
+        figures = "  ".join(
+            f"{name} {float(values[f'val/{name}']):.4f}" for name in METRICS if f"val/{name}" in values
+        )
         epochs = trainer.max_epochs if (trainer.max_epochs or -1) > 0 else "∞"
         self.progress.console.print(
             f"epoch {trainer.current_epoch + 1}/{epochs}  step {trainer.global_step}  validate: {figures}",
@@ -79,7 +81,6 @@ class RunFigures(Callback):
     def __init__(self) -> None:
         self.seconds = self.train_seconds = 0.0
         self.videos = 0
-        self.skipped: dict[str, int] = {}
         self._samples: dict[str, list[float]] = {}  # name: [sum, count, peak]
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -90,13 +91,12 @@ class RunFigures(Callback):
             "seconds": self.seconds + (now - self._began if self._thread else 0.0),
             "train_seconds": self.train_seconds,
             "videos": self.videos,
-            "skipped": self.skipped,
             "samples": self._samples,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds, self.train_seconds = state_dict["seconds"], state_dict["train_seconds"]
-        self.videos, self.skipped = state_dict["videos"], dict(state_dict["skipped"])
+        self.videos = state_dict["videos"]
         self._samples = {name: list(figures) for name, figures in state_dict["samples"].items()}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -105,8 +105,10 @@ class RunFigures(Callback):
         self._thread = threading.Thread(target=self._sample_forever, name="run-figures", daemon=True)
         self._thread.start()
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._mark = time.perf_counter()
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._mark = time.perf_counter()  # an epoch that is resumed has no start of its own
+
+    on_train_epoch_start = on_train_start
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         now = time.perf_counter()

@@ -16,10 +16,9 @@ from yt8m.datamodules.mirror import MIRRORS, FetchError, Partition, Share, read_
 from yt8m.errors import ConfigError
 
 if TYPE_CHECKING:
-    import requests
     from rich.console import Console
 
-    from yt8m.datamodules.fetch import Fetcher
+    from yt8m.datamodules.fetch import Fetcher, Session
 
 LABEL_FILES = {"vocabulary.csv": "vocabulary_url", "segment_label_ids.csv": "segment_label_ids_url"}
 NUMBERS = {  # key: (lowest, highest), whole numbers where these are
@@ -54,15 +53,15 @@ def download(cfg: DictConfig) -> int:
     folder = root / partition.folder
 
     # Imported here: `--help` and a misspelt argument must not wait for them.
-    import requests
     from rich.console import Console
     from rich.filesize import decimal
 
+    from yt8m.datamodules.fetch import Session
     from yt8m.datamodules.transfer import SMALL, Transfer, check_disk, fetch_label_files
     from yt8m.datamodules.verified import VerifiedFiles
 
     console = Console(stderr=True)
-    with requests.Session() as session:
+    with Session() as session:
         fetcher = make_fetcher(cfg, session, console)
         plan_url = f"{cfg.plan_base.rstrip('/')}/{partition.plan_path}"
         try:
@@ -103,6 +102,8 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError(f"shard: expected X,Y, found {cfg.shard!r}; try shard=1,100")
     if cfg.mirror not in MIRRORS:
         raise ConfigError(f"mirror: expected one of {', '.join(MIRRORS)}, found {cfg.mirror!r}")
+    if not OmegaConf.is_list(cfg.allowed_redirects):
+        raise ConfigError(f"allowed_redirects: expected [URL, ...], found {cfg.allowed_redirects!r}")
     for key in ("dry_run", "overwrite", "verify"):
         if not isinstance(cfg[key], bool):
             raise ConfigError(f"{key}: expected true or false, found {cfg[key]!r}")
@@ -113,7 +114,7 @@ def check(cfg: DictConfig) -> None:
             raise ConfigError(f"{key}: expected {whole} from {low} to {high}, found {cfg[key]!r}")
 
 
-def make_fetcher(cfg: DictConfig, session: "requests.Session", console: "Console") -> "Fetcher":
+def make_fetcher(cfg: DictConfig, session: "Session", console: "Console") -> "Fetcher":
     """A fetcher by the rules of `cfg`; redirects may lead to the hosts in `cfg` and YouTube-8M's mirrors."""
     from requests.adapters import HTTPAdapter
 

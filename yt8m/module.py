@@ -62,7 +62,9 @@ class VideoClassifier(pl.LightningModule):
         if normalize not in ("none", "l2"):
             raise ConfigError(f"normalize: expected none or l2, found {normalize!r}")
         if gradient_clip and gradient_clip["per"] not in ("variable", "global"):
-            raise ConfigError(f"gradient_clip.per: expected variable or global, found {gradient_clip['per']!r}")
+            raise ConfigError(
+                f"gradient_clip.per: expected variable or global, found {gradient_clip['per']!r}"
+            )
         self.model = build(
             model, "model", "yt8m.models", feature_sizes=dict(feature_sizes), num_classes=num_classes
         )
@@ -72,15 +74,19 @@ class VideoClassifier(pl.LightningModule):
                 "use a frame-level dataset (sample, yt8m_frame, yt8m_segment, audioset) or a model of video vectors"
             )
         self.loss = build(loss, "loss", "yt8m.losses")
-        self.metrics = torch.nn.ModuleDict({
-            prefix: MetricCollection(
-                {"hit1": HitAtOne(), "perr": PERR(), "gap": GAP(), "map": MAP()}, prefix=f"{prefix}/"
-            )
-            for prefix in PARTITION_PREFIX.values()
-        })
+        self.metrics = torch.nn.ModuleDict(
+            {
+                prefix: MetricCollection(
+                    {"hit1": HitAtOne(), "perr": PERR(), "gap": GAP(), "map": MAP()}, prefix=f"{prefix}/"
+                )
+                for prefix in PARTITION_PREFIX.values()
+            }
+        )
         self.mean_loss = torch.nn.ModuleDict({prefix: MeanMetric() for prefix in PARTITION_PREFIX.values()})
 
-    def forward(self, video: Tensor, frames: Tensor | None = None, num_frames: Tensor | None = None) -> Tensor:
+    def forward(
+        self, video: Tensor, frames: Tensor | None = None, num_frames: Tensor | None = None
+    ) -> Tensor:
         """video float `[B, D]`, frames float `[B, T, D]` or None, num_frames int64 `[B]` → logits `[B, C]`."""
         return self.model(video, frames, num_frames)
 
@@ -158,7 +164,9 @@ class VideoClassifier(pl.LightningModule):
             "scheduler",
             "yt8m.schedulers",
             optimizer=optimizer,
-            examples_per_step=dataset.get("batch_size", 1) * trainer.world_size * trainer.accumulate_grad_batches,
+            examples_per_step=dataset.get("batch_size", 1)
+            * trainer.world_size
+            * trainer.accumulate_grad_batches,
             total_steps=trainer.estimated_stepping_batches,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -24,6 +24,7 @@ from rich.table import Table
 from yt8m.build import build
 from yt8m.callbacks import METRICS, RandomState, RunFigures, write_json
 from yt8m.checkpoint import AtomicCheckpointIO, find_checkpoint, read_checkpoint
+from yt8m.datamodules.loader import ReaderError
 from yt8m.datamodules.tfrecord import DataError
 from yt8m.errors import ConfigError
 from yt8m.module import VideoClassifier
@@ -39,11 +40,9 @@ def command(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         result = task(cfg)
         failed = False
         return result
-    except (ConfigError, DataError) as error:
-        # A worker process's error arrives as text, with its traceback before the message.
-        message = str(error).strip().splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: ")
-        log.error(message)
-        _end_job(message)
+    except (ConfigError, DataError, ReaderError) as error:
+        log.error(error)
+        _end_job(str(error))
     except Exception as error:
         log.exception("The job failed")
         _end_job(f"{type(error).__name__}: {error}")
@@ -104,6 +103,7 @@ def train(cfg: DictConfig) -> float:
         raise ConfigError(
             f"optimized_metric: expected one of {', '.join(sorted(metrics))}, found {config['optimized_metric']}"
         )
+    skipped = datamodule.skipped()
     if trainer.is_global_zero:
         record = {
             **{key: metrics[key] for key in sorted(metrics) if key != "train/loss_step"},
@@ -114,6 +114,8 @@ def train(cfg: DictConfig) -> float:
             "batch_size": config["dataset"]["batch_size"],
             "lr": config["optimizer"]["lr"],
             **figures.summary(),
+            "skipped_records": sum(skipped.values()),
+            "skipped": skipped,
             **provenance(),
         }
         write_json(folder / "metrics.json", record)
@@ -125,7 +127,9 @@ def evaluate(cfg: DictConfig) -> float:
     """Evaluate a checkpoint on the partition `split`; what `eval.yaml` leaves empty comes from the checkpoint."""
     given: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)
     if not given["ckpt_path"]:
-        raise ConfigError("ckpt_path: expected the checkpoint to evaluate; set ckpt_path=RUN/checkpoints/best.ckpt")
+        raise ConfigError(
+            "ckpt_path: expected the checkpoint to evaluate; set ckpt_path=RUN/checkpoints/best.ckpt"
+        )
     if given["split"] not in ("validate", "test"):
         raise ConfigError(f"split: expected validate or test, found {given['split']!r}")
     path = find_checkpoint(given["ckpt_path"], Path(given["output_dir"]))
@@ -162,7 +166,10 @@ def provenance() -> dict[str, Any]:
     packages = ("yt8m", "torch", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages}
     git = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return {
         "versions": {"python": platform.python_version(), **versions},
@@ -193,6 +200,7 @@ _FIGURES = {
     "batch_size": ("batch size", "{}"),
     "videos_per_second": ("videos/s", "{:,.0f}"),
     "seconds": ("seconds", "{:.1f}"),
+    "skipped_records": ("records skipped", "{:,}"),
     "cpu_percent_mean": ("CPU use, mean", "{:.0f} %"),
     "cpu_percent_peak": ("CPU use, peak", "{:.0f} %"),
     "memory_gib_mean": ("memory, mean", "{:.2f} GiB"),
@@ -210,8 +218,8 @@ def _refuse_unusable(config: dict[str, Any]) -> None:
     strategy, devices = str(config["trainer"].get("strategy", "auto")), config["trainer"].get("devices", 1)
     if HydraConfig.get().mode == RunMode.MULTIRUN and devices not in (1, "1", [0]) and "fork" not in strategy:
         raise ConfigError(
-            f"trainer.devices: expected 1 device per job of a multirun, found {devices} with strategy {strategy}, whose "
-            "processes would each run the whole sweep; set trainer.strategy=ddp_fork, or a hydra/launcher"
+            f"trainer.devices: expected 1 device per job of a multirun, found {devices} with strategy {strategy}, "
+            "whose processes would each run the whole sweep; set trainer.strategy=ddp_fork, or a hydra/launcher"
         )
 
 
@@ -251,6 +259,7 @@ def _quiet_lightning() -> None:
         ".*does not have many workers.*",
         ".*smaller than the logging interval.*",
         ".*Checkpoint directory .* exists and is not empty.*",
+        ".*your dataloader is not resumable.*",  # the data module is
         ".*you defined a `validation_step` but have no `val_dataloader`.*",
         ".*`isinstance.treespec, LeafSpec.` is deprecated.*",
     ):

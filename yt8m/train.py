@@ -3,15 +3,21 @@
 import hydra
 from omegaconf import DictConfig
 
+from yt8m.cli import launch
 from yt8m.config import CONFIG_DIR
 
 
 @hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name="train")
-def main(cfg: DictConfig) -> float | None:
+def _command(cfg: DictConfig) -> float:
     # Imported here: `--help` and `--cfg job` must not wait for torch.
     from yt8m import run
 
     return run.command(run.train, cfg)
+
+
+def main() -> None:
+    """The command."""
+    launch(_command)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Builders of test records and shards; protobuf and plain framing, independent of the reader under test."""
+"""Builders of test records and shards: protobuf values in a plain wire layout, independent of the reader."""
 
 import gzip
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 import crc32c
@@ -14,56 +15,71 @@ def masked_crc(data: bytes) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def frame_record(payload: bytes) -> bytes:
+def framed(payload: bytes) -> bytes:
     """A payload in TFRecord framing."""
     length = struct.pack("<Q", len(payload))
-    return length + struct.pack("<I", masked_crc(length)) + payload + struct.pack("<I", masked_crc(payload))
+    crcs = (struct.pack("<I", masked_crc(data)) for data in (length, payload))
+    return length + next(crcs) + payload + next(crcs)
 
 
-def write_shard(path: Path, payloads: list[bytes], compress: bool = False) -> Path:
+def write_shard(path: Path, payloads: Iterable[bytes], compress: bool = False) -> Path:
     """Write a shard of these payloads, gzip-compressed or not."""
-    data = b"".join(map(frame_record, payloads))
+    data = b"".join(map(framed, payloads))
     path.write_bytes(gzip.compress(data) if compress else data)
     return path
 
 
-def feature(value) -> example_pb2.Feature:
-    """A Feature: bytes, str or a list of bytes; a float array; integers; None for one without a kind."""
+def varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def field(number: int, content: bytes) -> bytes:
+    """A length-delimited field of a message."""
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def feature(value) -> bytes:
+    """A Feature: bytes, str, list of bytes, float array, integers; None for one without a kind."""
+    message = example_pb2.Feature()
+    if isinstance(value, str | bytes):
+        value = [value.encode() if isinstance(value, str) else value]
     if value is None:
-        return example_pb2.Feature()
-    if isinstance(value, str):
-        value = value.encode()
-    if isinstance(value, bytes):
-        value = [value]
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-        return example_pb2.Feature(float_list=example_pb2.FloatList(value=value.tolist()))
-    if len(value) and isinstance(value[0], bytes):
-        return example_pb2.Feature(bytes_list=example_pb2.BytesList(value=value))
-    return example_pb2.Feature(int64_list=example_pb2.Int64List(value=[int(item) for item in value]))
+        pass
+    elif isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        message.float_list.value.extend(value.tolist())
+        message.float_list.SetInParent()
+    elif len(value) and isinstance(value[0], bytes):
+        message.bytes_list.value.extend(value)
+    else:
+        message.int64_list.value.extend(int(item) for item in value)
+        message.int64_list.SetInParent()
+    return message.SerializeToString()
 
 
-def features(values: dict) -> example_pb2.Features:
-    return example_pb2.Features(feature={key: feature(value) for key, value in values.items()})
+def features(values: dict) -> bytes:
+    """A Features message with its keys in this order."""
+    return b"".join(
+        field(1, field(1, key.encode()) + field(2, feature(value))) for key, value in values.items()
+    )
 
 
 def example(values: dict) -> bytes:
-    """A serialized ``tf.train.Example`` (video level)."""
-    return example_pb2.Example(features=features(values)).SerializeToString()
+    """A ``tf.train.Example`` (video level)."""
+    return field(1, features(values))
 
 
 def sequence_example(context: dict, lists: dict) -> bytes:
-    """A serialized ``tf.train.SequenceExample`` (frame level); lists hold uint8 [T, D] or lists of values."""
-    feature_lists = example_pb2.FeatureLists(
-        feature_list={
-            key: example_pb2.FeatureList(
-                feature=[feature(row.tobytes() if isinstance(row, np.ndarray) else row) for row in rows]
-            )
-            for key, rows in lists.items()
-        }
-    )
-    return example_pb2.SequenceExample(
-        context=features(context), feature_lists=feature_lists
-    ).SerializeToString()
+    """A ``tf.train.SequenceExample`` (frame level); lists are uint8 [T, D] or hold a value per frame."""
+    entries = []
+    for key, rows in lists.items():
+        values = (row.tobytes() if isinstance(rows, np.ndarray) else row for row in rows)
+        content = b"".join(field(1, feature(value)) for value in values)
+        entries.append(field(1, field(1, key.encode()) + field(2, content)))
+    return field(1, features(context)) + field(2, b"".join(entries))
 
 
 def frame_video(
@@ -81,9 +97,14 @@ def frame_video(
     return context, {key: rng.integers(0, 256, (frames, size), np.uint8) for key, size in sizes.items()}
 
 
-def level_video(
+def pooled_video(
     rng: np.random.Generator, sizes: dict[str, int], num_classes: int = 20, name: str | None = None
 ) -> dict:
     """Features of a random video-level record."""
     context, _ = frame_video(rng, 1, {}, num_classes, name)
     return context | {key: rng.standard_normal(size).astype(np.float32) for key, size in sizes.items()}
+
+
+def shuffled(rng: np.random.Generator, values: dict) -> dict:
+    """The same entries in a random order."""
+    return {key: values[key] for key in rng.permutation(list(values))}

@@ -2,15 +2,17 @@
 
 import logging
 import os
+from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader
+from torch import distributed
 
 from yt8m.datamodules.dataset import Batch, ShardDataset
+from yt8m.datamodules.loader import Loader
 from yt8m.datamodules.sampler import BatchSampler
 from yt8m.errors import ConfigError
 
@@ -84,7 +86,10 @@ class YT8MDataModule(pl.LightningDataModule):
         self.shuffle_window, self.pad_to = shuffle_window, pad_to
         self.vocabulary = self.root / vocabulary if vocabulary else None
         self.datasets: dict[str, ShardDataset] = {}
+        self._faults: dict[str, str] = {}  # message by place, for each record that was skipped
+        self._loaders: dict[str, Loader] = {}
         self._resume: dict[str, Any] | None = None
+        self._copying: deque[tuple[torch.cuda.Event, Batch]] = deque()
 
     def setup(self, stage: str | None = None) -> None:
         """Index the shards of the stage's partitions and try their records."""
@@ -96,9 +101,13 @@ class YT8MDataModule(pl.LightningDataModule):
         """The shard files of a partition, sorted by name."""
         pattern = self.globs[partition]
         if pattern is None:
-            raise ConfigError(f"dataset.{partition}: this dataset has no such partition; set a glob of its shards")
+            raise ConfigError(
+                f"dataset.{partition}: this dataset has no such partition; set a glob of its shards"
+            )
         if not self.root.is_dir():
-            raise ConfigError(f"dataset.root: expected the dataset's folder, found nothing at {self.root}; set dataset.root")
+            raise ConfigError(
+                f"dataset.root: expected the dataset's folder, found nothing at {self.root}; set dataset.root"
+            )
         paths = sorted(path for path in self.root.glob(pattern) if path.is_file())
         if not paths:
             raise ConfigError(
@@ -107,19 +116,53 @@ class YT8MDataModule(pl.LightningDataModule):
             )
         return paths
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> Loader:
         return self._loader("train", shuffle=True)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> Loader:
         return self._loader("validate", shuffle=False)
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> Loader:
         return self._loader("test", shuffle=False)
 
+    def teardown(self, stage: str | None = None) -> None:
+        """End the stage's reader processes."""
+        for partition in _STAGES[stage]:
+            if partition in self._loaders:
+                self._loaders.pop(partition).close()
+
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        if isinstance(batch, Batch):
-            return batch.to(device, non_blocking=True)
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if not isinstance(batch, Batch):
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        self._note(batch.faults)
+        moved = batch.to(device, non_blocking=True)
+        if device.type == "cuda":
+            # The GPU copies when it comes to it. Until then the source must live: dropped, its buffer is refilled.
+            done = torch.cuda.Event()
+            done.record()
+            self._copying.append((done, batch))
+            while self._copying[0][0].query():
+                self._copying.popleft()
+                if not self._copying:
+                    break
+        return moved
+
+    def skipped(self) -> dict[str, int]:
+        """How many records each damaged shard has lost so far, over all ranks; with `on_corrupt: skip`."""
+        places = set(self._faults)
+        if distributed.is_available() and distributed.is_initialized():
+            of_ranks: list[Any] = [None] * distributed.get_world_size()
+            distributed.all_gather_object(of_ranks, places)
+            places = set().union(*of_ranks)
+        return dict(sorted(Counter(place.rpartition(" @ byte ")[0] for place in places).items()))
+
+    def _note(self, faults: list[str]) -> None:
+        """Keep each fault once, also when the next epoch meets it again, and report it."""
+        for fault in faults:
+            place = fault.partition(": ")[0]
+            if place not in self._faults:
+                self._faults[place] = fault
+                log.warning("skipped: %s", fault)
 
     def state_dict(self) -> dict[str, Any]:
         """Where training stands: the epoch and the batch to go on with, and what its order depends on."""
@@ -146,6 +189,7 @@ class YT8MDataModule(pl.LightningDataModule):
             max_frames=self.max_frames,
             on_corrupt=self.on_corrupt,
         )
+        self._note(dataset.faults)
         if self.on_corrupt == "raise":
             self._try(dataset)
         log.info("%s: %s records in %s shards", partition, f"{len(dataset):,}", f"{len(dataset.paths):,}")
@@ -170,7 +214,7 @@ class YT8MDataModule(pl.LightningDataModule):
             "records": len(self.datasets["train"]),
         }
 
-    def _loader(self, partition: str, *, shuffle: bool) -> DataLoader:
+    def _loader(self, partition: str, *, shuffle: bool) -> Loader:
         dataset = self.datasets[partition]
         sampler = BatchSampler(
             dataset.shard_sizes,
@@ -183,17 +227,8 @@ class YT8MDataModule(pl.LightningDataModule):
         )
         if partition == "train" and self._resume:
             self._go_on(sampler, self._resume)
-        return DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            num_workers=self.num_workers,
-            collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
-            # The loader draws a seed for its workers from its generator. With one of its own, the default
-            # generator serves the network alone, and dropout is the same for any number of workers.
-            generator=torch.Generator(),
-        )
+        loader = self._loaders[partition] = Loader(dataset, sampler, self.num_workers)
+        return loader
 
     def _go_on(self, sampler: BatchSampler, state: dict[str, Any]) -> None:
         order = self._order()
@@ -205,7 +240,3 @@ class YT8MDataModule(pl.LightningDataModule):
                         f"found {order[key]}; set it back, or go on from a checkpoint of an epoch's end"
                     )
         sampler.start_at(state["epoch"], state["batch"])
-
-
-def _as_it_is(batch: Batch) -> Batch:
-    return batch

@@ -1,15 +1,17 @@
 """Indexed shards as a map-style dataset that hands out whole batches."""
 
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 import torch
 
-from yt8m.datamodules.example import ExampleError, available, parse_example, parse_sequence
-from yt8m.datamodules.tfrecord import FOOTER, HEADER, REMEDY, DataError, Shards, scan
+from yt8m.datamodules.example import ExampleError, Value, available, parse_example, parse_sequence
+from yt8m.datamodules.tfrecord import FOOTER, HEADER, REMEDY, DataError, Place, Shards, scan
 from yt8m.errors import ConfigError
 
 SEGMENT_FRAMES = 5  # every rated segment of YouTube-8M 2019 lasts five frames
@@ -100,6 +102,7 @@ class ShardDataset(torch.utils.data.Dataset):
         self.on_corrupt = on_corrupt
         self._check_config()
         self.feature_size = sum(self.features.values())
+        self._names = tuple(self.features)
         ends = np.cumsum(list(self.features.values())).tolist()
         self._columns = [
             slice(end - size, end) for end, size in zip(ends, self.features.values(), strict=True)
@@ -118,8 +121,7 @@ class ShardDataset(torch.utils.data.Dataset):
         #: One message per damaged stretch that the index had to leave out; empty with ``on_corrupt="raise"``.
         self.faults = [fault for found in indices for fault in found.faults]
         #: Records per shard, int64.
-        self.shard_sizes = np.array([len(found.records) for found in indices], np.int64)
-        self._ends = np.cumsum(self.shard_sizes)
+        self.shard_sizes = self._shards.sizes
         if not len(self):
             raise DataError(
                 f"{self.paths[0]} @ byte 0: expected records, found none in {len(indices)} shards; {REMEDY}"
@@ -139,7 +141,7 @@ class ShardDataset(torch.utils.data.Dataset):
                 raise ConfigError(f"expected dataset.{key} of at least 1, found {getattr(self, key)}")
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return len(self._shards)
 
     def __getitem__(self, number: int) -> Batch:
         return self.__getitems__([number])
@@ -158,75 +160,77 @@ class ShardDataset(torch.utils.data.Dataset):
         and may use again when the batch is done with; `max_rows` says what capacity always suffices, and a
         smaller one is a ValueError. Raises IndexError for a number that is not in the dataset.
         """
-        shards, records = self._locate(numbers)
-        add = getattr(self, f"_add_{self.level}")
-        draft = _Draft(buffer)
+        places = self._shards.locate(numbers)
+        batch = self._read(places, buffer)
+        # A sum tells for the whole batch at once whether to look for the record that is not finite.
+        if self.level == "video" and not math.isfinite(batch.features.sum()):
+            batch = self._read(places, buffer, finite=True)
+        return batch
+
+    def max_rows(self, numbers: Sequence[int]) -> int:
+        """Rows of features that the records ``numbers`` can have at most, known from their sizes alone."""
+        return self._max_rows(self._shards.locate(numbers))
+
+    def will_need(self, first: int, last: int) -> None:
+        """Ask the system to read records ``first`` to ``last`` (excluded) into its cache, without waiting."""
+        self._shards.will_need(first, last)
+
+    def _max_rows(self, places: list[Place]) -> int:
+        if self.level == "video":
+            return len(places)
+        frames = sum(min(place.size // self.feature_size, self.max_frames) for place in places)
+        return frames * (SEGMENT_FRAMES if self.level == "segment" else 1)
+
+    def _read(self, places: list[Place], buffer: torch.Tensor | None, finite: bool = False) -> Batch:
         if self.level == "frame":
-            # Frames are copied as they are read: a record is still in the processor's cache then.
-            draft.buffer = self._frame_buffer(self._max_rows(shards, records), buffer)
-        for shard, record in zip(shards, records, strict=True):
+            # Frames are copied record by record, while a record is in the processor's cache.
+            rows = self._max_rows(places)
+            if buffer is None:
+                buffer = torch.empty(rows, self.feature_size, dtype=torch.uint8)
+            _check_room(buffer, rows)
+        draft = _Draft(finite, None if buffer is None else buffer.numpy())
+        add = getattr(self, f"_add_{self.level}")
+        for place in places:
             try:
-                data = self._shards.record(shard, record)
+                data = self._shards.record(place)
                 try:
                     add(draft, data)
                 except ExampleError as error:
-                    raise DataError(f"{self._shards.where(shard, record)}: {error}; {REMEDY}") from error
+                    raise DataError(f"{self._shards.describe(place)}: {error}; {REMEDY}") from error
                 except _Misfit as error:
-                    raise DataError(f"{self._shards.where(shard, record)}: {error}") from error
+                    raise DataError(f"{self._shards.describe(place)}: {error}") from error
             except DataError as error:
                 if self.on_corrupt == "raise":
                     raise
                 draft.faults.append(str(error))
-        return draft.batch(self.feature_size, self.num_classes, self.dtype)
-
-    def max_rows(self, numbers: Sequence[int]) -> int:
-        """Rows of features that the records ``numbers`` can have at most, known from their sizes alone."""
-        return self._max_rows(*self._locate(numbers))
-
-    def will_need(self, first: int, last: int) -> None:
-        """Ask the system to read records ``first`` to ``last`` (excluded) into its cache, without waiting."""
-        shards, _ = self._locate([first, last - 1])
-        for shard in range(shards[0], shards[1] + 1):
-            start = int(self._ends[shard] - self.shard_sizes[shard])
-            self._shards.will_need(shard, max(first - start, 0), last - start)
-
-    def _locate(self, numbers: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Shard, and number within it, of each record."""
-        numbers = np.asarray(numbers, np.int64)
-        if len(numbers) and not (0 <= numbers.min() and numbers.max() < len(self)):
-            raise IndexError(
-                f"expected record numbers in 0..{len(self) - 1}, found {numbers.min()}..{numbers.max()}"
-            )
-        shards = np.searchsorted(self._ends, numbers, "right")
-        return shards.tolist(), (numbers - (self._ends - self.shard_sizes)[shards]).tolist()
-
-    def _max_rows(self, shards: list[int], records: list[int]) -> int:
-        if self.level == "video":
-            return len(records)
-        sizes = [self._shards.size(*place) for place in zip(shards, records, strict=True)]
-        frames = sum(min(size // self.feature_size, self.max_frames) for size in sizes)
-        return frames * (SEGMENT_FRAMES if self.level == "segment" else 1)
-
-    def _frame_buffer(self, rows: int, buffer: torch.Tensor | None) -> torch.Tensor:
         if buffer is None:
-            return torch.empty(rows, self.feature_size, dtype=torch.uint8)
-        if len(buffer) < rows:
-            raise ValueError(f"expected a buffer of at least {rows} rows (see max_rows), found {len(buffer)}")
-        return buffer
+            buffer = torch.empty(draft.rows, self.feature_size, dtype=self.dtype)
+        _check_room(buffer, draft.rows)
+        features = buffer[: draft.rows]
+        if draft.parts:
+            np.concatenate(draft.parts, out=features.numpy().reshape(-1))
+        return Batch(
+            draft.ids,
+            features,
+            torch.tensor(draft.num_frames, dtype=torch.int64),
+            self._pairs(draft.classes) if draft.labelled else None,
+            self._pairs(draft.rated) if draft.rated else None,
+            draft.faults,
+        )
 
     def _add_frame(self, draft: "_Draft", data: bytes) -> None:
-        keys, lists = (self.id_key, "labels"), tuple(self.features)
-        (name, labels), frames = parse_sequence(data, keys, lists, HEADER, len(data) - FOOTER)
+        keys = (self.id_key, "labels")
+        (name, labels), frames = parse_sequence(data, keys, self._names, HEADER, len(data) - FOOTER)
         name = self._id(name, data)
         classes = self._classes(labels, draft)
-        count = self._check_frames(frames, data)
-        matrix = draft.buffer.numpy()[draft.rows : draft.rows + count]
+        count = self._count(frames, data)
+        rows = draft.buffer[draft.rows : draft.rows + count]
         for columns, part in zip(self._columns, frames, strict=True):
-            matrix[:, columns] = part[:count]
+            rows[:, columns] = part[:count]
         draft.add(name, count, classes)
 
     def _add_video(self, draft: "_Draft", data: bytes) -> None:
-        keys = (self.id_key, "labels", *self.features)
+        keys = (self.id_key, "labels", *self._names)
         name, labels, *values = parse_example(data, keys, HEADER, len(data) - FOOTER)
         name = self._id(name, data)
         classes = self._classes(labels, draft)
@@ -237,93 +241,82 @@ class ShardDataset(torch.utils.data.Dataset):
                 raise _Misfit(
                     f"expected {feature} of {size} floats, found {_describe(value)}; set dataset.features"
                 )
-            if not np.isfinite(value).all():
+            if draft.finite and not np.isfinite(value).all():
                 raise _Misfit(f"expected {feature} of finite numbers, found NaN or infinity; {REMEDY}")
-        draft.parts.append(values)
+        draft.parts += values
         draft.add(name, 1, classes)
 
     def _add_segment(self, draft: "_Draft", data: bytes) -> None:
         keys = (self.id_key, "segment_start_times", "segment_labels", "segment_scores")
-        (name, *rated), frames = parse_sequence(data, keys, tuple(self.features), HEADER, len(data) - FOOTER)
+        (name, *ratings), frames = parse_sequence(data, keys, self._names, HEADER, len(data) - FOOTER)
         name = self._id(name, data)
-        count = self._check_frames(frames, data)
-        starts, classes, scores = self._rated(rated, draft, count)
-        for start in dict.fromkeys(starts):
+        count = self._count(frames, data)
+        starts, classes, scores = self._ratings(*ratings, draft, count)
+        for start in dict.fromkeys(starts):  # distinct, in the record's order
             stop = min(start + SEGMENT_FRAMES, count)
-            draft.parts.append([part[start:stop] for part in frames])
-            here = [place for place, other in enumerate(starts) if other == start]
-            positive = rated_here = None
-            if classes is not None:
-                rated_here = [classes[place] for place in here]
+            draft.parts.append(np.concatenate([part[start:stop] for part in frames], axis=1).ravel())
+            if classes is None:
+                draft.add(f"{name}:{start}", stop - start, None)
+            else:
+                here = [place for place, other in enumerate(starts) if other == start]
                 positive = [classes[place] for place in here if scores[place] > 0]
-            draft.add(f"{name}:{start}", stop - start, positive, rated_here)
+                draft.add(f"{name}:{start}", stop - start, positive, [classes[place] for place in here])
 
-    def _rated(
-        self, rated: list, draft: "_Draft", count: int
-    ) -> tuple[list[int], list[int] | None, np.ndarray]:
-        """Start, class and score of each rating of a video of ``count`` frames; classes None where it has none."""
-        starts, labels, scores = rated
-        if starts is None:
-            self._classes(None, draft)
-            return list(range(0, count, SEGMENT_FRAMES)), None, np.empty(0)
-        scores = np.empty(0, np.float32) if scores is None else scores
-        if labels is not None and not len(starts) == len(labels) == len(scores):
+    def _ratings(
+        self, starts: Value, labels: Value, scores: Value, draft: "_Draft", count: int
+    ) -> tuple[Sequence[int], list[int] | None, Value]:
+        """Start, class and score of each rating in a video of ``count`` frames; no classes where it has none."""
+        classes = self._classes(labels, draft, "segment_labels")
+        if starts is None and classes is None:
+            return range(0, count, SEGMENT_FRAMES), None, None
+        if not _integers(starts):
+            raise _Misfit(f"expected segment_start_times of integers, found {_describe(starts)}; {REMEDY}")
+        if classes is not None and not (
+            isinstance(scores, np.ndarray) and len(starts) == len(classes) == len(scores)
+        ):
             raise _Misfit(
-                "expected segment_start_times, segment_labels and segment_scores of one length, "
-                f"found {len(starts)}, {len(labels)} and {len(scores)}; {REMEDY}"
-            )
-        if not _integers(starts) or not isinstance(scores, np.ndarray):
-            raise _Misfit(
-                "expected segment_start_times of integers and segment_scores of floats, "
-                f"found {_describe(starts)} and {_describe(scores)}; {REMEDY}"
+                "expected segment_start_times, segment_labels and segment_scores (floats) of one length, "
+                f"found {len(starts)}, {_describe(labels)} and {_describe(scores)}; {REMEDY}"
             )
         for start in starts:
             if not 0 <= start < count:
-                raise _Misfit(
-                    f"expected segments to start within the video's {count} frames, found one at {start}; {REMEDY}"
-                )
-        return starts, self._classes(labels, draft, "segment_labels"), scores
+                raise _Misfit(f"expected segments to start in 0..{count - 1}, found one at {start}; {REMEDY}")
+        return starts, classes, scores
 
-    def _id(self, value, data: bytes) -> str:
+    def _id(self, value: Value, data: bytes) -> str:
         if value is None:
-            raise _Misfit(
-                f"expected the id under {self.id_key!r}, found keys {_keys(data)}; set dataset.id_key"
-            )
+            raise _Misfit(f"expected an id in {self.id_key}, found keys {_keys(data)}; set dataset.id_key")
         if len(value) != 1 or not isinstance(value[0], bytes):
-            raise _Misfit(
-                f"expected {self.id_key} of one byte string, found {_describe(value)}; set dataset.id_key"
-            )
+            raise _Misfit(f"expected {self.id_key} of one byte string, found {_describe(value)}; {REMEDY}")
         try:
             return value[0].decode()
         except UnicodeDecodeError:
             raise _Misfit(f"expected {self.id_key} in UTF-8, found {value[0]!r}; {REMEDY}") from None
 
-    def _classes(self, value, draft: "_Draft", key: str = "labels") -> list[int] | None:
+    def _classes(self, value: Value, draft: "_Draft", key: str = "labels") -> list[int] | None:
         if draft.labelled is not None and draft.labelled != (value is not None):
             raise _Misfit(
-                f"expected {key} in all records of a batch or in none, found "
-                f"{'none, unlike' if value is None else 'some, unlike'} in the records before; "
-                "do not mix labelled and unlabelled partitions"
+                f"expected {key} in all records of a batch or in none, found {_describe(value)} unlike in the "
+                f"records before; read labelled and unlabelled shards apart"
             )
         if value is None:
             return None
         if not _integers(value):
             raise _Misfit(f"expected {key} of integers, found {_describe(value)}; {REMEDY}")
-        if value and not (min(value) >= 0 and max(value) < self.num_classes):
-            wrong = next(label for label in value if not 0 <= label < self.num_classes)
-            raise _Misfit(
-                f"expected {key} in 0..{self.num_classes - 1}, found {wrong}; set dataset.num_classes"
-            )
+        for label in value:
+            if not 0 <= label < self.num_classes:
+                raise _Misfit(
+                    f"expected {key} in 0..{self.num_classes - 1}, found {label}; set dataset.num_classes"
+                )
         return value
 
-    def _check_frames(self, frames: list[np.ndarray | None], data: bytes) -> int:
-        """Frames to keep of a video, the same for all its features."""
+    def _count(self, frames: list[np.ndarray | None], data: bytes) -> int:
+        """Frames to keep of a video, whose features are checked."""
         count = 0
         for (feature, size), part in zip(self.features.items(), frames, strict=True):
             if part is None:
                 raise self._missing(feature, f"{size} bytes per frame", data)
-            if not count:
-                count = min(len(part), self.max_frames)
+            count = count or min(len(part), self.max_frames)
             if len(part) < max(count, 1):
                 raise _Misfit(
                     f"expected at least {max(count, 1)} frames of {feature}, found {len(part)}; {REMEDY}"
@@ -337,8 +330,15 @@ class ShardDataset(torch.utils.data.Dataset):
     def _missing(self, feature: str, size: str, data: bytes) -> "_Misfit":
         return _Misfit(
             f"expected {feature} of {size}, found keys {_keys(data)}; "
-            "set dataset.features, or dataset to one of the other level"
+            "set dataset.features, or choose a dataset of this level"
         )
+
+    def _pairs(self, classes: list[list[int]]) -> torch.Tensor:
+        """Distinct (row, class) pairs in rising order, int64 [M, 2]."""
+        rows = np.repeat(np.arange(len(classes)), [len(row) for row in classes])
+        columns = np.fromiter(chain.from_iterable(classes), np.int64)
+        distinct = np.unique(rows * self.num_classes + columns)
+        return torch.from_numpy(np.stack(np.divmod(distinct, self.num_classes), axis=1))
 
 
 class _Misfit(Exception):
@@ -348,15 +348,16 @@ class _Misfit(Exception):
 class _Draft:
     """A batch in the making."""
 
-    def __init__(self, buffer: torch.Tensor | None):
+    def __init__(self, finite: bool, buffer: np.ndarray | None):
+        self.finite = finite  # whether every record is searched for NaN
         self.buffer = buffer
         self.rows = 0  # of features, so far
-        self.parts: list[list[np.ndarray]] = []  # features by row or segment, where not in the buffer yet
+        self.parts: list[np.ndarray] = []  # features in order, where not in the buffer yet
         self.ids: list[str] = []
         self.num_frames: list[int] = []
-        self.labels: list[list[int]] = []
-        self.rated: list[list[int]] = []
         self.labelled: bool | None = None  # as the first record has it
+        self.classes: list[list[int]] = []
+        self.rated: list[list[int]] = []
         self.faults: list[str] = []
 
     def add(self, name: str, frames: int, classes: list[int] | None, rated: list[int] | None = None) -> None:
@@ -364,45 +365,23 @@ class _Draft:
         self.num_frames.append(frames)
         self.rows += frames
         self.labelled = classes is not None
-        if classes is not None:
-            self.labels.append(classes)
+        self.classes.append(classes)
         if rated is not None:
             self.rated.append(rated)
 
-    def batch(self, feature_size: int, num_classes: int, dtype: torch.dtype) -> Batch:
-        buffer = self.buffer
-        if buffer is None:
-            buffer = torch.empty(self.rows, feature_size, dtype=dtype)
-        if len(buffer) < self.rows:
-            raise ValueError(f"expected a buffer of at least {self.rows} rows, found {len(buffer)}")
-        features = buffer[: self.rows]
-        if self.parts:
-            columns = [
-                np.concatenate(parts).reshape(self.rows, -1) for parts in zip(*self.parts, strict=True)
-            ]
-            np.concatenate(columns, axis=1, out=features.numpy())
-        return Batch(
-            self.ids,
-            features,
-            torch.tensor(self.num_frames, dtype=torch.int64),
-            _pairs(self.labels, num_classes) if self.labelled else None,
-            _pairs(self.rated, num_classes) if self.rated else None,
-            self.faults,
-        )
+
+def _check_room(buffer: torch.Tensor, rows: int) -> None:
+    if len(buffer) < rows:
+        raise ValueError(f"expected a buffer of at least {rows} rows (see max_rows), found {len(buffer)}")
 
 
-def _pairs(classes: list[list[int]], num_classes: int) -> torch.Tensor:
-    """Distinct (row, class) pairs in rising order, int64 [M, 2]."""
-    rows = np.repeat(np.arange(len(classes)), [len(row) for row in classes])
-    flat = np.unique(rows * num_classes + np.array([label for row in classes for label in row], np.int64))
-    return torch.from_numpy(np.stack(np.divmod(flat, num_classes), axis=1))
-
-
-def _integers(value) -> bool:
+def _integers(value: Value) -> bool:
     return isinstance(value, list) and not (value and isinstance(value[0], bytes))
 
 
-def _describe(value) -> str:
+def _describe(value: Value) -> str:
+    if value is None:
+        return "none"
     kind = "floats" if isinstance(value, np.ndarray) else "integers" if _integers(value) else "byte strings"
     return f"{len(value)} {kind}"
 

@@ -38,6 +38,13 @@ class _Interrupted(Exception):
         self.retry_after = retry_after
 
 
+class Session(requests.Session):
+    """Leaves redirects to `Fetcher`: requests reads and parses them even when told not to follow."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None: requests sees no redirect."""
+
+
 def origin(url: str) -> tuple[str, str, int]:
     """(scheme, host, port) of an http or https URL; raises `ValueError` on any other text."""
     parts = urlsplit(url)
@@ -69,7 +76,7 @@ class Fetcher:
         notify: called with one line for each retry.
     """
 
-    session: requests.Session
+    session: Session
     origins: set[tuple[str, str, int]]
     connect_timeout: float
     read_timeout: float
@@ -225,7 +232,7 @@ def _require(response: requests.Response, statuses: tuple[int, ...]) -> None:
             f"HTTP {response.status_code}", float(retry_after) if retry_after.isdecimal() else 0.0
         )
     if response.status_code not in statuses:
-        raise FetchError(f"HTTP {response.status_code} from {response.url}")
+        raise FetchError(f"HTTP {response.status_code}")
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise FetchError(f"refused: sent as {response.headers['Content-Encoding']!a}, not as it is")
 

@@ -7,9 +7,9 @@ Every class is visible in one way only, so that networks differ for a reason:
 - order classes, in pairs: two short events in rgb, A then B or B then A, at random times. Both classes of
   a pair have the same distribution of means, so only a network that sees the order can tell them apart.
 
-Frequencies fall like Zipf's law with the class index. Every video has a label; the first rgb themes are
-parents, and each later theme occurs only together with its parent. The real test partitions carry no
-labels; this one does, so that test metrics can be computed.
+Frequencies fall like Zipf's law with the class index, and every video has a label. The first rgb themes are
+parents: themes after the first few of either family occur only together with their parent. The real test
+partitions carry no labels; this one does, so that test metrics can be computed.
 """
 
 import csv
@@ -31,7 +31,7 @@ MANIFEST = "sample.json"
 FEATURES = {"rgb": 1024, "audio": 128}
 PARTITIONS = ("train", "validate", "test")
 
-FAMILIES = ("forward", "backward", "rgb", "audio", "rgb")  # of classes 0 to 4, and so on in turn
+FAMILIES = ("forward", "backward", "rgb", "audio")  # of classes 0 to 3, and so on in turn
 GENRES = ("Games", "Autos & Vehicles", "Arts & Entertainment", "Food & Drink")  # one per parent theme
 DESCRIPTIONS = {
     "rgb": "A fixed direction in rgb, in every frame.",
@@ -47,7 +47,7 @@ ID_LENGTH = 4
 # Levels of the quantised features, of which 127 is zero and one is 4 / 255.
 NOISE = 64  # two uniform draws from 0 to 63 are added: standard deviation 26
 THEME = 8
-EVENT = 24
+EVENT = 40
 EVENT_FRAMES = (3, 5)  # shortest and longest
 
 
@@ -65,7 +65,10 @@ class SampleClass:
 
 
 def sample_classes(num_classes: int) -> list[SampleClass]:
-    """The classes in index order, which is the order of falling `frequency` (expected share of videos)."""
+    """The classes in index order, which is that of falling frequency.
+
+    `frequency` is the share of videos before those without any label are drawn again.
+    """
     families = [FAMILIES[index % len(FAMILIES)] for index in range(num_classes)]
     if families[-1] == "forward":  # the pair would lack its second class
         families[-1] = "rgb"
@@ -79,7 +82,7 @@ def sample_classes(num_classes: int) -> list[SampleClass]:
             other, name = (1, "A then B") if family == "forward" else (-1, "B then A")
             links = {"other": index + other, "name": f"Order {number}: {name}"}
         else:
-            parent = None if index in parents else parents[genre]
+            parent = None if number < len(parents) else parents[genre]
             links = {"parent": parent, "name": f"{family.capitalize()} theme {number}"}
         classes.append(SampleClass(index, family, genre=GENRES[genre], frequency=frequency, **links))
     return classes
@@ -286,12 +289,12 @@ def _replace(target: Path, parameters: dict[str, int]) -> None:
 def write_sample(
     root: Path,
     *,
-    train_videos: int = 1600,
+    train_videos: int = 2400,
     validate_videos: int = 400,
     test_videos: int = 300,
     num_classes: int = 40,
-    min_frames: int = 16,
-    max_frames: int = 40,
+    min_frames: int = 12,
+    max_frames: int = 32,
     shards: int = 4,
     seed: int = 0,
 ) -> Path:
@@ -303,7 +306,7 @@ def write_sample(
     Args:
         root: folder of `train/`, `validate/`, `test/`, `vocabulary.csv` and `sample.json`.
         train_videos, validate_videos, test_videos: videos per partition.
-        num_classes: C, at least 5.
+        num_classes: C, at least 4.
         min_frames, max_frames: range of the videos' lengths, both included; at least 10.
         shards: files per partition.
         seed: of all that is drawn.
@@ -326,7 +329,8 @@ def write_sample(
         "seed": seed,
     }
     _check(parameters)
-    target = Path(root).resolve()  # through a symbolic link, which stays
+    root = Path(root)
+    target = root.resolve()  # through a symbolic link, which stays
     if _is_current(target, parameters):
         return root
     target.parent.mkdir(parents=True, exist_ok=True)

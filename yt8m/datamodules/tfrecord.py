@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -88,9 +89,9 @@ def read(
     found = scan(path)
     if found.faults:
         raise DataError(found.faults[0])
-    shards = Shards([found], verify=verify)
-    for number in range(len(found.records)) if records is None else records:
-        yield shards.record(0, number)[HEADER:-FOOTER]
+    shards = Shards([found], verify)
+    for place in shards.locate(range(len(shards)) if records is None else list(records)):
+        yield shards.record(place)[HEADER:-FOOTER]
 
 
 def scan(path: str | os.PathLike, cache: bool = True) -> Index:
@@ -114,78 +115,109 @@ def scan(path: str | os.PathLike, cache: bool = True) -> Index:
     return Index(path, records, file.stamp, tuple(faults))
 
 
+class Place(NamedTuple):
+    """Where a record lies: number of its shard, offset and size in it, framing included."""
+
+    shard: int
+    offset: int
+    size: int
+
+
 class Shards:
-    """Records of many indexed shards, of which at most ``max_open`` are open at a time in this process.
+    """Records of indexed shards, numbered from 0 through all of them; at most ``max_open`` files are open.
 
     Files open on first use and never travel: a pickled copy opens its own. Reads are positioned, so a forked
     process and several threads may share one instance.
     """
 
     def __init__(self, indices: Sequence[Index], verify: bool = True, max_open: int = 64):
-        self.indices = list(indices)
+        self.paths = [found.path for found in indices]
+        self.sizes = np.array([len(found.records) for found in indices], np.int64)  # records per shard
         self.verify = verify
         self.max_open = max_open
+        self._stamps = [found.stamp for found in indices]
+        self._records = np.concatenate([found.records for found in indices])
+        self._ends = np.cumsum(self.sizes)
         self._files: OrderedDict[int, _File] = OrderedDict()
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_files": OrderedDict()}
 
-    def record(self, shard: int, number: int) -> bytes:
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def locate(self, numbers: Sequence[int]) -> list[Place]:
+        """Where the records ``numbers`` lie. Raises IndexError for a number that is not there."""
+        numbers = np.asarray(numbers, np.int64)
+        if len(numbers) and (numbers.min() < 0 or numbers.max() >= len(self)):
+            raise IndexError(
+                f"expected record numbers in 0..{len(self) - 1}, found {numbers.min()}..{numbers.max()}"
+            )
+        shards = np.searchsorted(self._ends, numbers, "right")
+        offsets, sizes = self._records[numbers].T
+        return list(map(Place, shards.tolist(), offsets.tolist(), sizes.tolist()))
+
+    def record(self, place: Place) -> bytes:
         """One record with its framing (the payload is ``[HEADER:-FOOTER]``), both CRCs verified.
 
         Raises DataError for a record that is damaged and for a shard that changed since it was indexed.
         """
-        offset, size = self.indices[shard].records[number].tolist()
-        file = self._files.get(shard) or self._open(shard)
-        data = file.read(offset, size)
+        shard, offset, size = place
+        data = self._file(shard).read(offset, size)
         if len(data) != size:
-            raise self._error(shard, offset, f"expected {size} bytes, found {len(data)}")
+            raise self._error(place, f"expected {size} bytes, found {len(data)}")
         if self.verify:
             length = size - FRAMING
             if data[:HEADER] != header(length):
-                raise self._error(
-                    shard, offset, f"expected the header of a {length}-byte record, found another"
-                )
+                raise self._error(place, f"expected the header of a record of {length} bytes, found another")
             stored = int.from_bytes(data[-FOOTER:], "little")
             found = masked_crc(np.frombuffer(data, np.uint8, length, HEADER))
             if found != stored:
-                raise self._error(shard, offset, f"expected payload CRC {stored:08x}, found {found:08x}")
+                raise self._error(place, f"expected payload CRC {stored:08x}, found {found:08x}")
         return data
 
-    def size(self, shard: int, number: int) -> int:
-        """Bytes of one record, framing included."""
-        return int(self.indices[shard].records[number, 1])
+    def describe(self, place: Place) -> str:
+        """Path and offset, as error messages begin."""
+        return f"{self.paths[place.shard]} @ byte {place.offset}"
 
-    def where(self, shard: int, number: int) -> str:
-        """Where one record lies, for error messages."""
-        return f"{self.indices[shard].path} @ byte {self.indices[shard].records[number, 0]}"
-
-    def will_need(self, shard: int, first: int = 0, last: int | None = None) -> None:
+    def will_need(self, first: int, last: int) -> None:
         """Ask the system to read records ``first`` to ``last`` (excluded) into its cache, without waiting."""
-        wanted = self.indices[shard].records[first:last]
-        if len(wanted) and hasattr(os, "posix_fadvise"):  # macOS has none
-            file = self._files.get(shard) or self._open(shard)
-            start, end = int(wanted[0, 0]), int(wanted[-1].sum())
-            os.posix_fadvise(file.fd, start, end - start, os.POSIX_FADV_WILLNEED)
+        if not hasattr(os, "posix_fadvise"):  # macOS
+            return
+        start, end = self.locate([first, last - 1])
+        for shard in range(start.shard, end.shard + 1):
+            file = self._file(shard)
+            begin = start.offset if shard == start.shard else 0
+            stop = end.offset + end.size if shard == end.shard else file.size
+            os.posix_fadvise(file.fd, begin, stop - begin, os.POSIX_FADV_WILLNEED)
 
-    def _open(self, shard: int) -> "_File":
-        known = self.indices[shard]
-        file = _File(known.path)
-        if file.stamp != known.stamp:
-            raise DataError(_changed(known))
+    def _file(self, shard: int) -> "_File":
+        try:
+            self._files.move_to_end(shard)
+            return self._files[shard]
+        except KeyError:
+            pass
+        file = _File(self.paths[shard])
+        if file.stamp != self._stamps[shard]:
+            raise DataError(self._changed(shard))
         # An evicted file is closed when its last reader lets go of it, never under a thread that reads it.
         self._files[shard] = file
         while len(self._files) > self.max_open:
             self._files.popitem(last=False)
         return file
 
-    def _error(self, shard: int, offset: int, problem: str) -> DataError:
-        known = self.indices[shard]
+    def _error(self, place: Place, problem: str) -> DataError:
         with contextlib.suppress(OSError):
-            now = os.stat(known.path)
-            if (now.st_size, now.st_mtime_ns) == known.stamp:
-                return DataError(f"{known.path} @ byte {offset}: {problem}; {REMEDY}")
-        return DataError(_changed(known))
+            now = os.stat(self.paths[place.shard])
+            if (now.st_size, now.st_mtime_ns) == self._stamps[place.shard]:
+                return DataError(f"{self.describe(place)}: {problem}; {REMEDY}")
+        return DataError(self._changed(place.shard))
+
+    def _changed(self, shard: int) -> str:
+        return (
+            f"{self.paths[shard]} @ byte 0: expected the file that was indexed ({self._stamps[shard][0]} bytes), "
+            "found it changed or gone since; keep the data still during a run, and start again"
+        )
 
 
 class _File:
@@ -211,7 +243,7 @@ class _File:
         except OSError as error:
             raise DataError(
                 f"{path} @ byte 0: expected a readable shard, found: {error.strerror}; "
-                "check dataset.root and the glob of the partition"
+                "check dataset.root and the glob of the partition, and for gzip the room in TMPDIR"
             ) from error
 
     def __del__(self):
@@ -230,23 +262,16 @@ class _File:
 
     def _unpack(self) -> None:
         packed, self.fd = self.fd, -1
-        with open(packed, "rb") as packed, tempfile.TemporaryFile() as unpacked:
+        with open(packed, "rb") as file, tempfile.TemporaryFile() as unpacked:
             try:
-                with gzip.open(packed) as stream:
-                    while chunk := stream.read(_CHUNK):
+                with gzip.open(file) as stream:
+                    while chunk := stream.read1(_CHUNK):
                         unpacked.write(chunk)
             except (EOFError, gzip.BadGzipFile, zlib.error) as error:
                 self.fault = f"expected a whole gzip stream, found: {error}"
             unpacked.flush()
             self.size = unpacked.tell()
             self.fd = os.dup(unpacked.fileno())
-
-
-def _changed(known: Index) -> str:
-    return (
-        f"{known.path} @ byte 0: expected the file that was indexed ({known.stamp[0]} bytes), found that it has "
-        "changed or gone since; keep the data still during a run, and start again"
-    )
 
 
 def _walk(file: _File) -> tuple[np.ndarray, list[str]]:

@@ -57,7 +57,7 @@ class Transfer:
         """Finds out how many files are there; the others go into `targets`.
 
         A file is there when it lies under its own or its stored name with the right md5: hashed now or,
-        without `verify`, known to `verified`. One with another md5 becomes a target if `overwrite`, else has failed.
+        without `verify`, known to `verified`. With another md5 it is a target if `overwrite`, else it failed.
         """
         # Listed, not asked for by name: a file system may ignore case, and the mirror's names differ in it.
         names = set(os.listdir(self.folder)) if self.folder.is_dir() else set()
@@ -69,19 +69,21 @@ class Transfer:
                     return path, True
             return (paths[0] if paths else None), False
 
-        there = 0
+        states: dict[PlannedFile, tuple[Path | None, bool]] = {}
         with self._bars(bars.BarColumn(), bars.MofNCompleteColumn()) as progress:
             task = progress.add_task("checking what is there", total=len(self.files))
             for file, (path, right) in self._on_threads(find, self.files):
                 progress.advance(task)
+                states[file] = path, right
                 if right:
-                    there += 1
                     verified.add(path, file.md5)
-                elif path and not overwrite:
-                    self.failed[file.name] = f"{path} has another md5; overwrite=true replaces it"
-                else:
-                    self.targets[file] = path or self.folder / file.stored_name
-        return there
+        for file in self.files:
+            path, right = states[file]
+            if False:
+                self.failed[file.name] = f"{path} has another md5; overwrite=true replaces it"
+            elif not right:
+                self.targets[file] = path or self.folder / file.stored_name
+        return sum(right for _, right in states.values())
 
     def size(self) -> int | None:
         """Bytes of all `targets`, estimated from what the mirror says of some; None if it does not tell."""
@@ -118,7 +120,7 @@ class Transfer:
                 try:
                     self.fetcher.download(self.url(file), self.targets[file], file.md5, report)
                 except FetchError as error:
-                    return str(error)
+                    return f"{self.url(file)}: {error}"
                 finally:
                     progress.remove_task(task)
                 return None

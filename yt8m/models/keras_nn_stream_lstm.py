@@ -87,8 +87,8 @@ class KerasNNStreamLSTM(nn.Module):
         self.fusion = mlp(2 * len(feature_sizes) * num_classes, *fusion_sizes)
         self.classifier = nn.Linear(fusion_sizes[-1], num_classes)
         init_as_keras(self)
-        # One ReLU carries a whole stream. With a bias of 0 it is silent for most videos in about a third of all
-        # seeds, for every video in some: no signal, no gradient. 1 outweighs the LSTM's outputs at first.
+        # One ReLU carries a whole stream. With a bias of 0, three streams in ten start silent for most videos,
+        # some for every video: no signal, no gradient. A bias of 1 outweighs the LSTM's outputs at first.
         for stream in self.streams.values():
             nn.init.ones_(stream.bottleneck[0].bias)
 

@@ -79,10 +79,13 @@ def last_valid(x: Tensor, num_frames: Tensor) -> Tensor:
 
 
 def reverse_valid(x: Tensor, num_frames: Tensor) -> Tensor:
-    """`x [B, T, D]` with the valid frames of each video in reversed order and padding where it was."""
+    """`x [B, T, D]` with the valid frames of each video in reversed order, still before the padding.
+
+    Its own inverse.
+    """
     time = torch.arange(x.shape[1], device=x.device)
-    mirrored = num_frames.to(x.device)[:, None] - 1 - time  # [B, T], negative in the padding
-    return x.gather(1, torch.where(mirrored < 0, time, mirrored)[..., None].expand_as(x))
+    mirrored = (num_frames.to(x.device)[:, None] - 1 - time) % x.shape[1]  # [B, T]; padding wraps around
+    return x.gather(1, mirrored[..., None].expand_as(x))
 
 
 def max_over_valid(x: Tensor, num_frames: Tensor) -> Tensor:
@@ -105,13 +108,14 @@ class BidirectionalLSTM(nn.Module):
         self.backwards = nn.ModuleList(nn.LSTM(size, hidden_size, batch_first=True) for size in sizes)
 
     def forward(self, x: Tensor, num_frames: Tensor) -> Tensor:
-        for ahead, back in zip(self.forwards[:-1], self.backwards[:-1], strict=True):
-            from_end = back(reverse_valid(x, num_frames))[0]
-            x = torch.cat([ahead(x)[0], reverse_valid(from_end, num_frames)], dim=-1)  # [B, T, 2H]
+        for forward, backward in zip(self.forwards[:-1], self.backwards[:-1], strict=True):
+            ahead, _ = forward(x)
+            back, _ = backward(reverse_valid(x, num_frames))
+            x = torch.cat([ahead, reverse_valid(back, num_frames)], dim=-1)  # [B, T, 2H]
         # At the last frame the top layer's backward direction has read that frame only: one step is enough.
-        ahead = last_valid(self.forwards[-1](x)[0], num_frames)
-        back = self.backwards[-1](last_valid(x, num_frames)[:, None])[0].squeeze(1)
-        return torch.cat([ahead, back], dim=-1)
+        ahead, _ = self.forwards[-1](x)
+        back, _ = self.backwards[-1](last_valid(x, num_frames)[:, None])  # [B, 1, H]
+        return torch.cat([last_valid(ahead, num_frames), back[:, 0]], dim=-1)
 
 
 class KerasLSTM(nn.LSTM):

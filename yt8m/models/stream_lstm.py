@@ -28,8 +28,8 @@ class Stream(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.bottleneck = mlp(2 * hidden_size, 1)
         self.embedding = mlp(1, embedding_size)
-        # One ReLU carries the whole stream. PyTorch's initial bias leaves it at zero for every input in about
-        # half of all seeds: no signal, no gradient, no way back. 1 outweighs the LSTM's outputs at first.
+        # One ReLU carries the whole stream. With PyTorch's initial bias almost half of all streams start silent
+        # for every video: no signal, no gradient, no way back. A bias of 1 outweighs the LSTM's outputs at first.
         nn.init.ones_(self.bottleneck[0].bias)
 
     def forward(self, x: Tensor, num_frames: Tensor) -> Tensor:

@@ -1,0 +1,79 @@
+"""Stop and go on: the weights must equal those of the run that was never stopped, bit for bit."""
+
+import pytest
+import torch
+
+from tests.training import TINY, train
+
+# Mid-epoch checkpoints every third batch of seven, so that one lies inside each epoch and none at its end.
+EVERY_3_STEPS = (
+    "callbacks.last.every_n_epochs=null",
+    "+callbacks.last.every_n_train_steps=3",
+    "callbacks.best=null",
+    "callbacks.last_within_epoch=null",
+)
+
+
+def weights(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_equal(first, second):
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+
+
+class Stop(Exception):
+    """Ends a training as an unforeseen error would."""
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Let training fail after a number of steps, once."""
+
+    def arrange(step: int | None) -> None:
+        from yt8m.module import VideoClassifier
+
+        def on_train_batch_start(self, batch, batch_idx):
+            if step is not None and self.trainer.fit_loop.epoch_loop.batch_progress.total.ready > step:
+                raise Stop
+
+        monkeypatch.setattr(VideoClassifier, "on_train_batch_start", on_train_batch_start, raising=False)
+
+    return arrange
+
+
+@pytest.mark.parametrize(
+    ("options", "resumed_options"),
+    [
+        (["dataset.num_workers=0"], []),
+        (["dataset.num_workers=2"], ["dataset.num_workers=2"]),
+        (["dataset.num_workers=0"], ["dataset.num_workers=2"]),
+        (["+trainer.accumulate_grad_batches=2"], ["+trainer.accumulate_grad_batches=2"]),
+        (["+trainer.val_check_interval=2"], ["+trainer.val_check_interval=2"]),
+        (["scheduler=cosine"], ["scheduler=cosine"]),
+    ],
+    ids=["0 workers", "2 workers", "0 then 2 workers", "accumulation", "validation inside", "cosine"],
+)
+@pytest.mark.parametrize("step", [5, 10], ids=["first epoch", "second epoch"])
+@pytest.mark.slow
+def test_resume_mid_epoch_equals_an_uninterrupted_run(tmp_path, tiny_sample, stop_at, options, resumed_options, step):
+    common = [*TINY, *tiny_sample, *EVERY_3_STEPS, "test=false"]
+    train(tmp_path / "whole", *common, *options)
+    stop_at(step)
+    with pytest.raises(SystemExit):
+        train(tmp_path / "stopped", *common, *options)
+    stop_at(None)
+    train(tmp_path / "stopped", *common, *resumed_options, "ckpt_path=last")
+    assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+
+
+def test_resume_at_an_epochs_end_equals_an_uninterrupted_run(tmp_path, tiny_sample):
+    common = [*TINY, *tiny_sample]
+    whole = train(tmp_path / "whole", *common)
+    train(tmp_path / "stopped", *common, "trainer.max_epochs=1")
+    resumed = train(tmp_path / "stopped", *common, "ckpt_path=last")
+    assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+    for key in ("val/gap", "val/loss", "train/loss", "test/gap"):
+        assert whole[key] == resumed[key]
