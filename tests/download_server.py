@@ -1,13 +1,32 @@
 """A mirror on loopback that speaks the download protocol, and misbehaves as it is told."""
 
+import functools
 import hashlib
 import json
+import random
 import re
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from yt8m.config import CONFIG_DIR
+from yt8m.datamodules.verified import RECORD
+from yt8m.download import download
+
+PARTITION = "2/frame/train"
+SIZE = 300_000
+NAMES = {"trainaa.tfrecord": "train0000.tfrecord", "trainab.tfrecord": "train0001.tfrecord"}
+FIRST = "/2/frame/train/trainaa.tfrecord"
+WHOLE = ["2/frame/train/train0000.tfrecord", "2/frame/train/train0001.tfrecord"]
+LABELS = ["segment_label_ids.csv", "vocabulary.csv"]
+FAST = ["backoff=0.01", "max_backoff=0.05", "read_timeout=0.4", "retries=3"]
 
 
 @dataclass
@@ -125,3 +144,55 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Silent; `Mirror.requests` is the log."""
+
+
+@contextmanager
+def serving() -> Iterator[Mirror]:
+    """A mirror with the two shards `NAMES` of `PARTITION`, and the label files."""
+    server = Mirror()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    server.add_partition(PARTITION, {name: some_bytes(i) for i, name in enumerate(NAMES)})
+    server.files["/vocabulary.csv"] = b"Index,TrainVideoCount\n0,1\n"
+    server.files["/segment_label_ids.csv"] = b"Index\n3\n"
+    try:
+        yield server
+    finally:
+        server.closing.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def some_bytes(seed: int, size: int = SIZE) -> bytes:
+    """Bytes that nothing but `seed` decides."""
+    return random.Random(seed).randbytes(size)
+
+
+def path_of(name: str) -> str:
+    """Where the mirror has a shard of `PARTITION`."""
+    return f"/{PARTITION}/{name}"
+
+
+def arguments(mirror: Mirror, root: Path, *more: str) -> list[str]:
+    """The command line for a quick download of `PARTITION` from `mirror`."""
+    bases = [f"plan_base={mirror.url}", f"file_base={mirror.url}"]
+    labels = [f"{name}_url={mirror.url}/{name}.csv" for name in ("vocabulary", "segment_label_ids")]
+    return [f"partition={PARTITION}", f"root={root}", *bases, *labels, *FAST, *more]
+
+
+@functools.cache
+def defaults() -> DictConfig:
+    """The configuration that Hydra composes of `conf/download.yaml`."""
+    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+        return compose("download")
+
+
+def run(mirror: Mirror, root: Path, *more: str) -> int:
+    """Downloads in this process; the exit code."""
+    return download(OmegaConf.merge(defaults(), OmegaConf.from_dotlist(arguments(mirror, root, *more))))
+
+
+def leftovers(root: Path) -> list[str]:
+    """All files below `root` but the records of what was verified."""
+    return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file() and p.name != RECORD)

@@ -56,9 +56,11 @@ def stop_at(monkeypatch):
     ],
     ids=["0 workers", "2 workers", "0 then 2 workers", "accumulation", "validation inside", "cosine"],
 )
-@pytest.mark.parametrize("step", [5, 10], ids=["first epoch", "second epoch"])
+@pytest.mark.parametrize("step", [6, 12], ids=["first epoch", "second epoch"])
 @pytest.mark.slow
-def test_resume_mid_epoch_equals_an_uninterrupted_run(tmp_path, tiny_sample, stop_at, options, resumed_options, step):
+def test_resume_mid_epoch_equals_an_uninterrupted_run(
+    tmp_path, tiny_sample, stop_at, options, resumed_options, step
+):
     common = [*TINY, *tiny_sample, *EVERY_3_STEPS, "test=false"]
     train(tmp_path / "whole", *common, *options)
     stop_at(step)

@@ -49,7 +49,10 @@ def download(cfg: DictConfig) -> int:
     check(cfg)
     partition = Partition.parse(cfg.partition)
     share = Share() if cfg.shard is None else Share.parse(cfg.shard)
-    root = Path(cfg.root).expanduser().absolute()
+    try:
+        root = Path(cfg.root).expanduser().absolute()
+    except RuntimeError:
+        raise ConfigError(f"root: expected a folder, found {cfg.root!r}, the home of no known user") from None
     folder = root / partition.folder
 
     # Imported here: `--help` and a misspelt argument must not wait for them.
@@ -171,10 +174,8 @@ def _command(cfg: DictConfig) -> None:
     except FetchError as error:
         _exit(1, str(error))
     except OSError as error:
-        where = error.filename or cfg.root
-        _exit(
-            1, f"{where}: {error.strerror or error}; what has arrived is kept, and the same command goes on"
-        )
+        what = f"{error.filename or cfg.root}: {error.strerror or error}"
+        _exit(1, f"{what}; put that right and run the same command again, what has arrived is kept")
     if code:  # In a multirun the next job follows a job that went well.
         sys.exit(code)
 

@@ -248,8 +248,9 @@ def _reason(error: requests.RequestException) -> str:
         return "the server stalled"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection broke off"
-    cause = str(error).rsplit("Caused by ", 1)[-1]
-    return f"no connection ({cause!a:.150})"
+    # The exception holds others, each printed inside the one around it; the last one is the cause.
+    cause = str(error).rsplit(": ", 1)[-1].strip("\"')>")
+    return f"no connection ({cause:.100})"
 
 
 def _size(path: Path) -> int:

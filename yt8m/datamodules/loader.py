@@ -137,11 +137,11 @@ class _Readers:
         # With a priority, for multiprocessing waits at exit for the children that no finalizer has ended.
         self.close = Finalize(self, _end, (self.pipes, self.processes), exitpriority=10)
 
-    def batches(self, batch_sampler: BatchSampler) -> Iterator[Batch]:
+    def batches(self, sampler: BatchSampler) -> Iterator[Batch]:
         self.iteration += 1
         mine = self.iteration
         self._drain()
-        tasks = enumerate(batch_sampler)
+        tasks = enumerate(sampler)
         waiting = next(tasks, None)
         try:
             for number in count():

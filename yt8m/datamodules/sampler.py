@@ -61,6 +61,11 @@ class BatchSampler(Sampler[list[int]]):
         """Choose the epoch whose order the next iteration gives (Lightning calls this)."""
         self.epoch = epoch
 
+    @property
+    def sampler(self) -> "BatchSampler":
+        """Where Lightning looks for `set_epoch` in a loader's batch sampler."""
+        return self
+
     def start_at(self, epoch: int, batch: int) -> None:
         """Let `epoch` begin with its batch number `batch`; other epochs stay whole."""
         self._start = (epoch, batch)

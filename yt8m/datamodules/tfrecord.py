@@ -169,7 +169,11 @@ class Shards:
         if self.verify:
             length = size - FRAMING
             if data[:HEADER] != header(length):
-                raise self._error(place, f"expected the header of a record of {length} bytes, found another")
+                raise self._error(
+                    place,
+                    f"expected the header of a record of {length} bytes, found another (remove the shard's "
+                    ".tfindex, if it has one that is not its own)",
+                )
             stored = int.from_bytes(data[-FOOTER:], "little")
             found = masked_crc(np.frombuffer(data, np.uint8, length, HEADER))
             if found != stored:
@@ -288,9 +292,7 @@ def _walk(file: _File) -> tuple[np.ndarray, list[str]]:
         elif masked_crc(head[:8]) != int.from_bytes(head[8:], "little"):
             problem = "expected a record, found a length whose CRC does not match"
         elif length > size - offset - FRAMING:
-            problem = (
-                f"expected a record of {length} bytes, found {size - offset - HEADER} to the end of the file"
-            )
+            problem = f"expected a record of {length + FRAMING} bytes, found {size - offset} to the end"
         else:
             records.append((offset, length + FRAMING))
             offset += length + FRAMING
@@ -330,7 +332,7 @@ def _read_sidecar(file: _File) -> np.ndarray | None:
     if file.gzip:
         return None
     for sidecar in (Path(file.path).with_suffix(".tfindex"), Path(file.path + ".tfindex")):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, OverflowError):
             if sidecar.stat().st_mtime_ns < file.stamp[1]:
                 continue
             numbers = np.array([int(number) for number in sidecar.read_bytes().split()], np.int64)

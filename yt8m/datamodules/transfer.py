@@ -79,7 +79,7 @@ class Transfer:
                     verified.add(path, file.md5)
         for file in self.files:
             path, right = states[file]
-            if False:
+            if path and not right and not overwrite:
                 self.failed[file.name] = f"{path} has another md5; overwrite=true replaces it"
             elif not right:
                 self.targets[file] = path or self.folder / file.stored_name
