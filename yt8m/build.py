@@ -32,7 +32,12 @@ def build(config: dict[str, Any], key: str, within: str, **given: Any) -> Any:
         raise ConfigError(
             f"{key}: {config['_target_']} takes {', '.join(inspect.signature(target).parameters)}; {error}"
         ) from None
-    return target(**given, **arguments)
+    try:
+        return target(**given, **arguments)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key}: {config['_target_']} refuses {arguments}: {error}") from error
 
 
 def locate(path: str, key: str, within: str) -> Any:

@@ -186,6 +186,8 @@ FEATURES = {
     "several byte strings": entry(b"id", field(1, b"a") + field(1, b"bc"), BYTES),
     "no byte string": entry(b"id", b"", BYTES),
     "repeated key": entry(b"id", field(1, b"a"), BYTES) + entry(b"id", field(1, b"b"), BYTES),
+    "repeated key, the first malformed": entry(b"labels", field(1, b"\x80"))
+    + entry(b"labels", field(1, b"\x01")),
     "repeated unknown key": entry(b"x", field(1, b"a"), BYTES) * 2,
     "two values in an entry": field(
         1,

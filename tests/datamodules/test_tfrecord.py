@@ -6,6 +6,7 @@ import os
 import pickle
 import struct
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import accumulate
 
 import numpy as np
@@ -26,6 +27,12 @@ OFFSETS = [0, *ENDS[:-1]]
 def cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("YT8M_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True, params=[1 << 15, 0], ids=["read", "mapped"])
+def mapped(request, monkeypatch):
+    """Small records are read and large ones mapped; here all are, each way."""
+    monkeypatch.setattr(tfrecord, "_MAPPED", request.param)
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "gzip"])
@@ -195,14 +202,19 @@ def test_damaged_structure(tmp_path, compress, damage, offset, left):
     found = scan(path)
     assert [number for number in range(4) if OFFSETS[number] in found.records[:, 0]] == left
     assert len(found.faults) == 1
-    assert [data[12:-4] for data in all_records(found)] == [PAYLOADS[number] for number in left]
+    assert all_records(found) == [PAYLOADS[number] for number in left]
+
+
+def payload(shards, place):
+    data, start, end = shards.record(place)
+    return data[start:end]
 
 
 def all_records(found):
     if not len(found.records):
         return []
     shards = Shards([found])
-    return [shards.record(place) for place in shards.locate(range(len(shards)))]
+    return [payload(shards, place) for place in shards.locate(range(len(shards)))]
 
 
 @pytest.mark.parametrize("position", [12, SIZES[2] - 5, SIZES[2] - 4, SIZES[2] - 1])
@@ -259,7 +271,7 @@ def test_damaged_gzip_stream(tmp_path, damage):
         index(path)
     found = scan(path)
     assert found.faults
-    assert all(data[12:-4] in noise for data in all_records(found))
+    assert set(all_records(found)) <= set(noise)
 
 
 def test_records_after_a_long_damaged_stretch(tmp_path):
@@ -270,7 +282,7 @@ def test_records_after_a_long_damaged_stretch(tmp_path):
         for shift in range(3):
             path.write_bytes(first + stretch[: len(stretch) - shift * 7] + last)
             found = scan(path)
-            assert [data[12:-4] for data in all_records(found)] == [b"first", b"last"]
+            assert all_records(found) == [b"first", b"last"]
             assert f"({len(stretch) - shift * 7} bytes without a readable record)" in found.faults[0]
 
 
@@ -291,7 +303,7 @@ def test_file_that_changes_after_indexing(tmp_path, opened, change):
     if change == "removed":
         path.unlink()
         if opened:
-            assert shards.record(last)[12:-4] == PAYLOADS[3]  # an open file outlives its name
+            assert payload(shards, last) == PAYLOADS[3]  # an open file outlives its name
             return
     elif change == "rewritten":
         path.write_bytes(b"?" * ENDS[-1])
@@ -301,6 +313,15 @@ def test_file_that_changes_after_indexing(tmp_path, opened, change):
     expected = r"readable shard|the file that was indexed \(\d+ bytes\), found it changed or gone"
     with pytest.raises(DataError, match=expected):
         shards.record(last)
+
+
+def test_file_replaced_by_a_sound_one_after_indexing(tmp_path, compress):
+    path = records.write_shard(tmp_path / "a.tfrecord", PAYLOADS, compress)
+    shards = Shards([scan(path)])
+    records.write_shard(path, [bytes(len(payload)) for payload in PAYLOADS], compress)
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(DataError, match="found it changed or gone"):
+        shards.record(shards.locate([0])[0])
 
 
 def open_files():
@@ -314,7 +335,7 @@ def test_open_files_are_bounded(tmp_path, compress):
     before = open_files()
     for place in shards.locate(np.random.default_rng(0).permutation(len(shards))):
         shards.record(place)
-        assert open_files() <= before + 3
+        assert open_files() <= before + 2 * 3  # a memory map holds a second descriptor
     del shards
     assert open_files() == before
 
@@ -326,11 +347,11 @@ def test_pickled_copy_and_threads(tmp_path, compress):
     shards.record(places[0])
     copy = pickle.loads(pickle.dumps(shards))
     with ThreadPoolExecutor(4) as pool:
-        assert [data[12:-4] for data in pool.map(copy.record, places)] == PAYLOADS * 50
+        assert list(pool.map(partial(payload, copy), places)) == PAYLOADS * 50
 
 
 def _child(shards, queue):
-    queue.put([shards.record(place)[12:-4] for place in shards.locate(range(len(shards)))])
+    queue.put([payload(shards, place) for place in shards.locate(range(len(shards)))])
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -344,7 +365,7 @@ def test_read_in_another_process(tmp_path, method):
     process.start()
     assert queue.get() == PAYLOADS
     process.join()
-    assert shards.record(shards.locate([1])[0])[12:-4] == PAYLOADS[1]
+    assert payload(shards, shards.locate([1])[0]) == PAYLOADS[1]
 
 
 def test_will_need_covers_the_records(tmp_path, monkeypatch):

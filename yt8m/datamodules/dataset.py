@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from yt8m.datamodules.example import ExampleError, Value, available, parse_example, parse_sequence
-from yt8m.datamodules.tfrecord import FOOTER, HEADER, REMEDY, DataError, Place, Shards, scan
+from yt8m.datamodules.tfrecord import REMEDY, DataError, Payload, Place, Shards, scan
 from yt8m.errors import ConfigError
 
 SEGMENT_FRAMES = 5  # every rated segment of YouTube-8M 2019 lasts five frames
@@ -192,9 +192,9 @@ class ShardDataset(torch.utils.data.Dataset):
         add = getattr(self, f"_add_{self.level}")
         for place in places:
             try:
-                data = self._shards.record(place)
+                record = self._shards.record(place)
                 try:
-                    add(draft, data)
+                    add(draft, record)
                 except ExampleError as error:
                     raise DataError(f"{self._shards.describe(place)}: {error}; {REMEDY}") from error
                 except _Misfit as error:
@@ -218,25 +218,25 @@ class ShardDataset(torch.utils.data.Dataset):
             draft.faults,
         )
 
-    def _add_frame(self, draft: "_Draft", data: bytes) -> None:
+    def _add_frame(self, draft: "_Draft", record: Payload) -> None:
         keys = (self.id_key, "labels")
-        (name, labels), frames = parse_sequence(data, keys, self._names, HEADER, len(data) - FOOTER)
-        name = self._id(name, data)
+        (name, labels), frames = parse_sequence(record.data, keys, self._names, record.start, record.end)
+        name = self._id(name, record)
         classes = self._classes(labels, draft)
-        count = self._count(frames, data)
+        count = self._count(frames, record)
         rows = draft.buffer[draft.rows : draft.rows + count]
         for columns, part in zip(self._columns, frames, strict=True):
             rows[:, columns] = part[:count]
         draft.add(name, count, classes)
 
-    def _add_video(self, draft: "_Draft", data: bytes) -> None:
+    def _add_video(self, draft: "_Draft", record: Payload) -> None:
         keys = (self.id_key, "labels", *self._names)
-        name, labels, *values = parse_example(data, keys, HEADER, len(data) - FOOTER)
-        name = self._id(name, data)
+        name, labels, *values = parse_example(record.data, keys, record.start, record.end)
+        name = self._id(name, record)
         classes = self._classes(labels, draft)
         for (feature, size), value in zip(self.features.items(), values, strict=True):
             if value is None:
-                raise self._missing(feature, f"{size} floats", data)
+                raise self._missing(feature, f"{size} floats", record)
             if not isinstance(value, np.ndarray) or len(value) != size:
                 raise _Misfit(
                     f"expected {feature} of {size} floats, found {_describe(value)}; set dataset.features"
@@ -246,11 +246,11 @@ class ShardDataset(torch.utils.data.Dataset):
         draft.parts += values
         draft.add(name, 1, classes)
 
-    def _add_segment(self, draft: "_Draft", data: bytes) -> None:
+    def _add_segment(self, draft: "_Draft", record: Payload) -> None:
         keys = (self.id_key, "segment_start_times", "segment_labels", "segment_scores")
-        (name, *ratings), frames = parse_sequence(data, keys, self._names, HEADER, len(data) - FOOTER)
-        name = self._id(name, data)
-        count = self._count(frames, data)
+        (name, *ratings), frames = parse_sequence(record.data, keys, self._names, record.start, record.end)
+        name = self._id(name, record)
+        count = self._count(frames, record)
         starts, classes, scores = self._ratings(*ratings, draft, count)
         for start in dict.fromkeys(starts):  # distinct, in the record's order
             stop = min(start + SEGMENT_FRAMES, count)
@@ -283,9 +283,9 @@ class ShardDataset(torch.utils.data.Dataset):
                 raise _Misfit(f"expected segments to start in 0..{count - 1}, found one at {start}; {REMEDY}")
         return starts, classes, scores
 
-    def _id(self, value: Value, data: bytes) -> str:
+    def _id(self, value: Value, record: Payload) -> str:
         if value is None:
-            raise _Misfit(f"expected an id in {self.id_key}, found keys {_keys(data)}; set dataset.id_key")
+            raise _Misfit(f"expected an id in {self.id_key}, found keys {_keys(record)}; set dataset.id_key")
         if len(value) != 1 or not isinstance(value[0], bytes):
             raise _Misfit(f"expected {self.id_key} of one byte string, found {_describe(value)}; {REMEDY}")
         try:
@@ -310,12 +310,12 @@ class ShardDataset(torch.utils.data.Dataset):
                 )
         return value
 
-    def _count(self, frames: list[np.ndarray | None], data: bytes) -> int:
+    def _count(self, frames: list[np.ndarray | None], record: Payload) -> int:
         """Frames to keep of a video, whose features are checked."""
         count = 0
         for (feature, size), part in zip(self.features.items(), frames, strict=True):
             if part is None:
-                raise self._missing(feature, f"{size} bytes per frame", data)
+                raise self._missing(feature, f"{size} bytes per frame", record)
             count = count or min(len(part), self.max_frames)
             if len(part) < max(count, 1):
                 raise _Misfit(
@@ -327,9 +327,9 @@ class ShardDataset(torch.utils.data.Dataset):
                 )
         return count
 
-    def _missing(self, feature: str, size: str, data: bytes) -> "_Misfit":
+    def _missing(self, feature: str, size: str, record: Payload) -> "_Misfit":
         return _Misfit(
-            f"expected {feature} of {size}, found keys {_keys(data)}; "
+            f"expected {feature} of {size}, found keys {_keys(record)}; "
             "set dataset.features, or choose a dataset of this level"
         )
 
@@ -386,5 +386,5 @@ def _describe(value: Value) -> str:
     return f"{len(value)} {kind}"
 
 
-def _keys(data: bytes) -> str:
-    return ", ".join(available(data[HEADER:-FOOTER]))
+def _keys(record: Payload) -> str:
+    return ", ".join(available(record.data[record.start : record.end]))

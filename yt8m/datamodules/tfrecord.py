@@ -8,6 +8,7 @@ payload means, and nothing is ever written beside the data.
 import contextlib
 import gzip
 import hashlib
+import mmap
 import os
 import struct
 import tempfile
@@ -30,7 +31,9 @@ FRAMING = HEADER + FOOTER
 REMEDY = "re-download the shard, or set dataset.on_corrupt=skip to leave out what is damaged"
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_CACHE_HEADER = struct.Struct("<8sQqI")  # magic, size and mtime_ns of the shard, CRC of the records
 _CACHE_MAGIC = b"yt8mix01"
+_MAPPED = 1 << 15  # bytes from which a record is mapped rather than copied
 _CHUNK = 1 << 20  # bytes read at a time where a file is gone through from end to end
 
 
@@ -73,10 +76,7 @@ def index(path: str | os.PathLike, cache: bool = True) -> np.ndarray:
     (``YT8M_CACHE_DIR`` overrides it), else from the 12 header bytes of each record, which are then cached.
     ``cache=False`` always goes through the file. Raises DataError at the first damage.
     """
-    found = scan(path, cache)
-    if found.faults:
-        raise DataError(found.faults[0])
-    return found.records
+    return _sound(path, cache).records
 
 
 def read(
@@ -86,12 +86,17 @@ def read(
 
     ``verify`` checks both CRCs of each. Raises DataError for damage, IndexError for a number that is not there.
     """
-    found = scan(path)
+    shards = Shards([_sound(path)], verify)
+    for place in shards.locate(range(len(shards)) if records is None else list(records)):
+        data, start, end = shards.record(place)
+        yield data[start:end]
+
+
+def _sound(path: str | os.PathLike, cache: bool = True) -> Index:
+    found = scan(path, cache)
     if found.faults:
         raise DataError(found.faults[0])
-    shards = Shards([found], verify)
-    for place in shards.locate(range(len(shards)) if records is None else list(records)):
-        yield shards.record(place)[HEADER:-FOOTER]
+    return found
 
 
 def scan(path: str | os.PathLike, cache: bool = True) -> Index:
@@ -121,6 +126,14 @@ class Place(NamedTuple):
     shard: int
     offset: int
     size: int
+
+
+class Payload(NamedTuple):
+    """A record's payload: the bytes ``start`` to ``end`` (excluded) of ``data``."""
+
+    data: bytes | mmap.mmap
+    start: int
+    end: int
 
 
 class Shards:
@@ -157,28 +170,26 @@ class Shards:
         offsets, sizes = self._records[numbers].T
         return list(map(Place, shards.tolist(), offsets.tolist(), sizes.tolist()))
 
-    def record(self, place: Place) -> bytes:
-        """One record with its framing (the payload is ``[HEADER:-FOOTER]``), both CRCs verified.
+    def record(self, place: Place) -> Payload:
+        """Payload of one record, both CRCs verified.
 
         Raises DataError for a record that is damaged and for a shard that changed since it was indexed.
         """
         shard, offset, size = place
-        data = self._file(shard).read(offset, size)
-        if len(data) != size:
-            raise self._error(place, f"expected {size} bytes, found {len(data)}")
+        data, base, found = self._file(shard).view(offset, size)
+        if found != size:
+            raise self._error(place, f"expected {size} bytes, found {found}")
+        start, end = base + HEADER, base + size - FOOTER
         if self.verify:
-            length = size - FRAMING
-            if data[:HEADER] != header(length):
-                raise self._error(
-                    place,
-                    f"expected the header of a record of {length} bytes, found another (remove the shard's "
-                    ".tfindex, if it has one that is not its own)",
-                )
-            stored = int.from_bytes(data[-FOOTER:], "little")
-            found = masked_crc(np.frombuffer(data, np.uint8, length, HEADER))
-            if found != stored:
-                raise self._error(place, f"expected payload CRC {stored:08x}, found {found:08x}")
-        return data
+            length = end - start
+            if data[base:start] != header(length):
+                problem = f"expected the header of a record of {length} bytes, found another"
+                raise self._error(place, f"{problem} (is a .tfindex beside the shard of another one?)")
+            stored = int.from_bytes(data[end : end + FOOTER], "little")
+            computed = masked_crc(np.frombuffer(data, np.uint8, length, start))
+            if computed != stored:
+                raise self._error(place, f"expected payload CRC {stored:08x}, found {computed:08x}")
+        return Payload(data, start, end)
 
     def describe(self, place: Place) -> str:
         """Path and offset, as error messages begin."""
@@ -186,8 +197,8 @@ class Shards:
 
     def will_need(self, first: int, last: int) -> None:
         """Ask the system to read records ``first`` to ``last`` (excluded) into its cache, without waiting."""
-        if not hasattr(os, "posix_fadvise"):  # macOS
-            return
+        if not hasattr(os, "posix_fadvise"):
+            return  # macOS
         start, end = self.locate([first, last - 1])
         for shard in range(start.shard, end.shard + 1):
             file = self._file(shard)
@@ -203,7 +214,7 @@ class Shards:
             pass
         file = _File(self.paths[shard])
         if file.stamp != self._stamps[shard]:
-            raise DataError(self._changed(shard))
+            raise self._changed(shard)
         # An evicted file is closed when its last reader lets go of it, never under a thread that reads it.
         self._files[shard] = file
         while len(self._files) > self.max_open:
@@ -215,10 +226,10 @@ class Shards:
             now = os.stat(self.paths[place.shard])
             if (now.st_size, now.st_mtime_ns) == self._stamps[place.shard]:
                 return DataError(f"{self.describe(place)}: {problem}; {REMEDY}")
-        return DataError(self._changed(place.shard))
+        return self._changed(place.shard)
 
-    def _changed(self, shard: int) -> str:
-        return (
+    def _changed(self, shard: int) -> DataError:
+        return DataError(
             f"{self.paths[shard]} @ byte 0: expected the file that was indexed ({self._stamps[shard][0]} bytes), "
             "found it changed or gone since; keep the data still during a run, and start again"
         )
@@ -227,20 +238,23 @@ class Shards:
 class _File:
     """Bytes of a shard by position: the one place that knows where they live.
 
-    Positioned reads rather than a memory map: a map of a file that shrinks, or of a failing disk, kills the
-    interpreter with SIGBUS, a read comes back short or raises. A gzip shard is unpacked once into an unlinked
-    temporary file (in ``TMPDIR``), whose pages the system can evict.
+    Small records are read, which is safe whatever happens to the file. Large ones are seen through a memory map,
+    as copying one costs as much as all else that is done with it. Touching a map beyond the end of its file kills
+    the interpreter, so the file's size is asked for each time; only a file that is cut short within the tenth of a
+    millisecond that follows, or a failing disk, is left. A gzip shard is unpacked once into an unlinked temporary
+    file (in ``TMPDIR``), whose pages the system can evict.
     """
 
     def __init__(self, path: str, unpack: bool = True):
         self.path = path
         self.fault = ""
+        self._map: mmap.mmap | None = None
         self.fd = -1
         try:
             self.fd = os.open(path, os.O_RDONLY)
             status = os.fstat(self.fd)
-            self.stamp = (status.st_size, status.st_mtime_ns)
             self.size = status.st_size
+            self.stamp = (status.st_size, status.st_mtime_ns)
             self.gzip = os.pread(self.fd, len(_GZIP_MAGIC), 0) == _GZIP_MAGIC
             if self.gzip and unpack:
                 self._unpack()
@@ -263,6 +277,16 @@ class _File:
                 f"{self.path} @ byte {offset}: expected {size} bytes, found: {error.strerror}; "
                 "check the disk or the network mount"
             ) from error
+
+    def view(self, offset: int, size: int) -> tuple[bytes | mmap.mmap, int, int]:
+        """A buffer with ``size`` bytes of the file, where they begin in it, and how many of them are there."""
+        if size < _MAPPED:
+            data = self.read(offset, size)
+            return data, 0, len(data)
+        there = min(os.fstat(self.fd).st_size - offset, size)
+        if there == size and self._map is None:
+            self._map = mmap.mmap(self.fd, self.size, prot=mmap.PROT_READ)
+        return self._map, offset, there
 
     def _unpack(self) -> None:
         packed, self.fd = self.fd, -1
@@ -321,9 +345,7 @@ def _resynchronise(file: _File, start: int) -> int:
             head = chunk[position : position + HEADER]
             if head == header(int.from_bytes(head[:8], "little")):
                 return start + position
-        if len(chunk) < _CHUNK:
-            break
-        start += positions
+        start += positions or file.size
     return file.size
 
 
@@ -342,17 +364,12 @@ def _read_sidecar(file: _File) -> np.ndarray | None:
 
 
 def _fits(records: np.ndarray, file: _File) -> bool:
-    if not len(records):
-        return False
     offsets, sizes = records.T
-    ends = offsets + sizes
-    contiguous = offsets[0] == 0 and (offsets[1:] == ends[:-1]).all() and ends[-1] == file.size
+    if not len(records) or offsets[0] != 0 or sizes.min() < FRAMING or offsets[-1] + sizes[-1] != file.size:
+        return False
     # An index made of a shard that was cut short covers it without a gap; its last header tells.
-    return bool(
-        contiguous
-        and (sizes >= FRAMING).all()
-        and file.read(int(offsets[-1]), HEADER) == header(int(sizes[-1]) - FRAMING)
-    )
+    last = file.read(int(offsets[-1]), HEADER) == header(int(sizes[-1]) - FRAMING)
+    return last and bool((offsets[1:] == offsets[:-1] + sizes[:-1]).all())
 
 
 def _cache_file(path: str) -> Path:
@@ -363,8 +380,8 @@ def _cache_file(path: str) -> Path:
 def _read_cache(file: _File) -> np.ndarray | None:
     with contextlib.suppress(OSError, struct.error):
         data = _cache_file(file.path).read_bytes()
-        magic, *stamp, crc = struct.unpack_from("<8sQqI", data)
-        body = data[struct.calcsize("<8sQqI") :]
+        magic, *stamp, crc = _CACHE_HEADER.unpack_from(data)
+        body = data[_CACHE_HEADER.size :]
         if magic == _CACHE_MAGIC and tuple(stamp) == file.stamp and crc == google_crc32c.value(body):
             return np.frombuffer(body, "<i8").reshape(-1, 2).copy()
     return None
@@ -377,7 +394,5 @@ def _write_cache(file: _File, records: np.ndarray) -> None:
     with contextlib.suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.{os.getpid()}")
-        partial.write_bytes(
-            struct.pack("<8sQqI", _CACHE_MAGIC, *file.stamp, google_crc32c.value(body)) + body
-        )
+        partial.write_bytes(_CACHE_HEADER.pack(_CACHE_MAGIC, *file.stamp, google_crc32c.value(body)) + body)
         partial.replace(target)

@@ -1,0 +1,289 @@
+"""Reading speed of TFRecord shards, one core: this project, the `tfrecord` package, tf.data, the physical limit.
+
+    python benchmarks/read_tfrecord.py                   # 200 MB frame level, 60 MB video level, made up
+    python benchmarks/read_tfrecord.py --full            # 1 GB and 300 MB
+    python benchmarks/read_tfrecord.py --data DIR --level video --features mean_rgb=1024,mean_audio=128
+
+Rounds alternate between the readers, each reads every video once, and ratios are taken within a round, so that
+a busy machine slows all of them. All run on one core with one thread; the shards lie in the page cache. This
+project verifies both CRCs and reads in random order into a re-used buffer; the others read in file order, and
+the `tfrecord` package verifies nothing. All give batches of 64 videos with ids, labels and one matrix of
+features. The limit is one CRC pass over the records in memory and one copy into a re-used buffer.
+"""
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+BATCH = 64
+LEVELS = {"frame": {"rgb": 1024, "audio": 128}, "video": {"mean_rgb": 1024, "mean_audio": 128}}
+MEGABYTES = {"frame": (200, 1000), "video": (60, 300)}
+SHARD_MEGABYTES = 25
+NUM_CLASSES = 3862
+
+
+def write_shards(folder, level, megabytes, seed=0):
+    """Write shards of random videos, 120 to 300 frames at frame level, and return their paths."""
+    from tfrecord.example_pb2 import Example, SequenceExample
+
+    from yt8m.datamodules.tfrecord import header, masked_crc
+
+    rng = np.random.default_rng(seed)
+    paths = []
+    for number in range(-(-megabytes // SHARD_MEGABYTES)):
+        paths.append(Path(folder, f"{level}{number:04d}.tfrecord"))
+        with open(paths[-1], "wb") as file:
+            while file.tell() < SHARD_MEGABYTES * 10**6:
+                message = SequenceExample() if level == "frame" else Example()
+                context = (message.context if level == "frame" else message.features).feature
+                context["id"].bytes_list.value.append(b"%04d" % rng.integers(10**4))
+                context["labels"].int64_list.value.extend(rng.integers(0, NUM_CLASSES, 3).tolist())
+                frames = rng.integers(120, 301)
+                for name, size in LEVELS[level].items():
+                    if level == "video":
+                        context[name].float_list.value.extend(rng.standard_normal(size, np.float32).tolist())
+                    else:
+                        feature_list = message.feature_lists.feature_list[name]
+                        for row in rng.integers(0, 256, (frames, size), np.uint8):
+                            feature_list.feature.add().bytes_list.value.append(row.tobytes())
+                payload = message.SerializeToString()
+                file.write(header(len(payload)) + payload + masked_crc(payload).to_bytes(4, "little"))
+    return paths
+
+
+def yt8m_reader(paths, level, features, id_key):
+    import torch
+
+    from yt8m.datamodules.dataset import ShardDataset
+
+    torch.set_num_threads(1)
+    dataset = ShardDataset(paths, features, 1 << 20, level=level, id_key=id_key)
+    batches = np.array_split(np.random.default_rng(0).permutation(len(dataset)), -(-len(dataset) // BATCH))
+    rows = max(map(dataset.max_rows, batches))
+    buffer = torch.zeros(
+        rows, sum(features.values()), dtype=torch.float32 if level == "video" else torch.uint8
+    )
+
+    def read():
+        return sum(len(dataset.read_into(numbers, buffer)) for numbers in batches)
+
+    return read
+
+
+def tfrecord_reader(paths, level, features, id_key):
+    from tfrecord.torch.dataset import TFRecordDataset
+
+    keys = {id_key: "byte", "labels": "int"}
+    lists = None
+    if level == "video":
+        keys |= dict.fromkeys(features, "float")
+    else:
+        lists = dict.fromkeys(features, "byte")
+
+    def videos():
+        for path in paths:
+            yield from TFRecordDataset(str(path), None, keys, sequence_description=lists)
+
+    def matrix(video):
+        if level == "video":
+            return np.concatenate([video[name] for name in features])
+        frames = [np.frombuffer(b"".join(video[1][name]), np.uint8) for name in features]
+        return np.hstack(
+            [part.reshape(-1, size) for part, size in zip(frames, features.values(), strict=True)]
+        )
+
+    def read():
+        source = videos()
+        count = 0
+        while batch := [matrix(video) for video in itertools.islice(source, BATCH)]:
+            np.vstack(batch)
+            count += len(batch)
+        return count
+
+    return read
+
+
+def tf_data_reader(paths, level, features, id_key):
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    context = {id_key: tf.io.FixedLenFeature([], tf.string), "labels": tf.io.VarLenFeature(tf.int64)}
+
+    def parse_videos(records):
+        return tf.io.parse_example(
+            records,
+            context | {name: tf.io.FixedLenFeature([size], tf.float32) for name, size in features.items()},
+        )
+
+    def parse_frames(record):
+        values, lists = tf.io.parse_single_sequence_example(
+            record, context, {name: tf.io.FixedLenSequenceFeature([], tf.string) for name in features}
+        )
+        frames = [
+            tf.io.decode_raw(lists[name], tf.uint8, fixed_length=size) for name, size in features.items()
+        ]
+        return values[id_key], tf.sparse.to_dense(values["labels"]), tf.concat(frames, 1)
+
+    dataset = tf.data.TFRecordDataset([str(path) for path in paths])
+    if level == "video":
+        dataset = dataset.batch(BATCH).map(parse_videos)
+    else:
+        dataset = dataset.map(parse_frames).ragged_batch(BATCH)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1
+    dataset = dataset.with_options(options)
+
+    def read():
+        return sum(int((batch[id_key] if level == "video" else batch[0]).shape[0]) for batch in dataset)
+
+    return read
+
+
+def limit_reader(paths, level, features, id_key):
+    from yt8m.datamodules.tfrecord import index
+
+    shards = [(np.fromfile(path, np.uint8), index(path).tolist()) for path in paths]
+    buffer = np.zeros(BATCH * max(size for _, places in shards for _, size in places), np.uint8)
+
+    def read():
+        videos = position = 0
+        for data, places in shards:
+            for offset, size in places:
+                record = data[offset : offset + size]
+                google_crc32c.value(record)
+                position = 0 if position + size > len(buffer) else position
+                buffer[position : position + size] = record
+                position += size
+                videos += 1
+        return videos
+
+    return read
+
+
+READERS = {
+    "yt8m": yt8m_reader,
+    "tfrecord package": tfrecord_reader,
+    "tf.data": tf_data_reader,
+    "limit: CRC + copy": limit_reader,
+}
+
+
+def _serve(connection, name, core, arguments):
+    """Make a reader in this process, and read once for each message."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    read = READERS[name](*arguments)
+    while connection.recv():
+        start = time.perf_counter()
+        videos = read()
+        connection.send((videos, time.perf_counter() - start))
+
+
+def measure(names, arguments, rounds):
+    """Seconds of each round by reader, and the number of videos.
+
+    Each reader has a process of its own, as TensorFlow and the `tfrecord` package cannot share one: both
+    register the same protobuf messages. They wait while another reads.
+    """
+    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # inherited by the readers
+    core = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    context = multiprocessing.get_context("spawn")
+    children = {}
+    for name in names:
+        connection, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, name, core, arguments), daemon=True)
+        process.start()
+        theirs.close()
+        children[name] = process, connection
+    seconds = {name: [] for name in names}
+    videos = set()
+    for round_number in range(rounds + 1):
+        for name, (_, connection) in children.items():
+            connection.send(True)
+            count, taken = connection.recv()
+            videos.add(count)
+            if round_number:  # the first one warms the caches
+                seconds[name].append(taken)
+    for process, connection in children.values():
+        connection.send(False)
+        process.join()
+    if len(videos) != 1:
+        sys.exit(f"readers disagree on the number of videos: {sorted(videos)}")
+    return seconds, videos.pop()
+
+
+def spread(values, form):
+    return " – ".join(format(value, form) for value in (min(values), statistics.median(values), max(values)))
+
+
+def report(console, level, seconds, videos, size):
+    """Print the table of one level and return it as plain data."""
+    table = Table(title=f"{level} level, {videos:,} videos, {size / 1e6:,.0f} MB, 1 core, {BATCH} a batch")
+    for column in ("reader", "videos/s (min – median – max)", "GB/s", "yt8m is faster by"):
+        table.add_column(column, justify="left" if column == "reader" else "right")
+    rows = {}
+    for name, taken in seconds.items():
+        ratios = [theirs / ours for theirs, ours in zip(taken, seconds["yt8m"], strict=True)]
+        rates = [videos / second for second in taken]
+        rows[name] = {"videos_per_second": rates, "yt8m_is_faster_by": ratios}
+        gigabytes = size / statistics.median(taken) / 1e9
+        table.add_row(
+            name, spread(rates, ",.0f"), f"{gigabytes:.2f}", "" if name == "yt8m" else spread(ratios, ".2f")
+        )
+    console.print(table)
+    return {"videos": videos, "bytes": size, "readers": rows}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--full", action="store_true", help="1 GB at frame level and 300 MB at video level")
+    parser.add_argument("--level", choices=LEVELS, help="only this level")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--data", type=Path, help="folder of real shards to read instead; needs --level")
+    parser.add_argument("--features", help="of the real shards, as name=size,name=size")
+    parser.add_argument("--id-key", default="id", help="of the real shards")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    if options.data and not options.level:
+        parser.error("--data needs --level")
+    console = Console()
+    names = [name for name in READERS if name != "tf.data" or find_spec("tensorflow")]
+    if "tf.data" not in names:
+        console.print("tf.data is left out: tensorflow is not installed, see the extra 'bench'")
+    results = {"machine": platform.platform(), "python": platform.python_version(), "rounds": options.rounds}
+    with tempfile.TemporaryDirectory() as folder:
+        for level in [options.level] if options.level else LEVELS:
+            features = LEVELS[level]
+            if options.features:
+                features = {
+                    name: int(size)
+                    for name, size in (item.split("=") for item in options.features.split(","))
+                }
+            if options.data:
+                paths = sorted(options.data.rglob("*.tfrecord"))
+            else:
+                paths = write_shards(folder, level, MEGABYTES[level][options.full])
+            seconds, videos = measure(names, (paths, level, features, options.id_key), options.rounds)
+            size = sum(path.stat().st_size for path in paths)
+            results[level] = report(console, level, seconds, videos, size)
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Two CPU processes must see what one sees: every video once, the same metrics, the same weights."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.training import TINY, run_command, train
+
+DDP = ("trainer.devices=2", "trainer.strategy=ddp")
+
+
+def in_processes(name: str, *overrides: str) -> None:
+    """The command in a process of its own, which starts the second rank."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", f"yt8m.{name}", *overrides],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_two_ranks_train_and_evaluate_as_one(tmp_path, tiny_sample):
+    # Without dropout, for the ranks' random numbers differ. 100 and 30 videos: neither divides by the batches.
+    common = [*TINY, *tiny_sample, "+model.dropout=0", "trainer.max_epochs=1"]
+    one = train(tmp_path / "one", *common, "dataset.batch_size=14")
+    in_processes("train", *common, "dataset.batch_size=7", f"hydra.run.dir={tmp_path / 'two'}", *DDP)
+    two = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    for key in (
+        "train/loss",
+        *(f"val/{name}" for name in ("loss", "hit1", "perr", "gap", "map")),
+        "test/gap",
+    ):
+        assert two[key] == pytest.approx(one[key], rel=2e-4), key
+
+    checkpoint = f"ckpt_path={tmp_path / 'one' / 'checkpoints' / 'last.ckpt'}"
+    run_command("eval", checkpoint, "trainer=cpu", f"hydra.run.dir={tmp_path / 'eval-one'}")
+    in_processes("eval", checkpoint, "trainer=cpu", f"hydra.run.dir={tmp_path / 'eval-two'}", *DDP)
+    alone, together = (
+        json.loads((tmp_path / folder / "metrics.json").read_text()) for folder in ("eval-one", "eval-two")
+    )
+    for name in ("loss", "hit1", "perr", "gap", "map"):
+        assert together[f"val/{name}"] == pytest.approx(alone[f"val/{name}"], abs=1e-6), name
+
+
+@pytest.mark.slow
+def test_two_ranks_resume_mid_epoch_as_if_never_stopped(tmp_path, tiny_sample):
+    import torch
+
+    every_2_steps = (
+        "callbacks.last.every_n_epochs=null",
+        "+callbacks.last.every_n_train_steps=2",
+        "callbacks.best=null",
+        "callbacks.last_within_epoch=null",
+        "test=false",
+    )
+    # Dropout is on: each rank must get its own random state back.
+    common = [*TINY, *tiny_sample, *every_2_steps, "dataset.batch_size=7", *DDP]
+    in_processes("train", *common, f"hydra.run.dir={tmp_path / 'whole'}")
+    in_processes("train", *common, f"hydra.run.dir={tmp_path / 'stopped'}", "+trainer.max_steps=11")
+    in_processes("train", *common, f"hydra.run.dir={tmp_path / 'stopped'}", "ckpt_path=last")
+    whole, stopped = (
+        torch.load(tmp_path / folder / "checkpoints" / "last.ckpt", weights_only=True)
+        for folder in ("whole", "stopped")
+    )
+    assert whole["global_step"] == stopped["global_step"] == 16
+    for key, value in whole["state_dict"].items():
+        assert torch.equal(value, stopped["state_dict"][key]), key

@@ -1,0 +1,211 @@
+"""The train command as a user meets it: every network, every error, everything a run leaves."""
+
+import json
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from tests.test_config import options
+from tests.training import TINY, run_command, train
+
+MODELS = options("model")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_network_trains_on_the_sample(model, tiny_sample, tmp_path, capsys):
+    run_command(
+        "train",
+        f"experiment=small/{model}",
+        "debug=fast",
+        "trainer=cpu",
+        "dataset.batch_size=8",
+        f"hydra.run.dir={tmp_path}",
+        *tiny_sample,
+    )
+    record = json.loads((tmp_path / "metrics.json").read_text())
+    assert record["model"] == model
+    assert 0 <= record["val/gap"] <= 1
+    assert record["train/loss"] > 0
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_sample):
+    """A small finished run: its folder and metrics.json."""
+    folder = tmp_path_factory.mktemp("run")
+    return folder, train(folder, *TINY, *tiny_sample, "+trainer.enable_progress_bar=true")
+
+
+def test_a_run_leaves_what_is_promised(run):
+    folder, record = run
+    assert {"config.yaml", "overrides.yaml", "hydra.yaml"} <= {p.name for p in (folder / ".hydra").iterdir()}
+    assert {"best.ckpt", "last.ckpt"} == {p.name for p in (folder / "checkpoints").iterdir()}
+    assert (folder / "csv" / "version_0" / "metrics.csv").is_file()
+    for prefix, names in {"train": ["loss"], "val": ["loss", "hit1", "perr", "gap", "map"]}.items():
+        assert all(isinstance(record[f"{prefix}/{name}"], float) for name in names)
+    assert {"test/loss", "test/hit1", "test/perr", "test/gap", "test/map"} <= record.keys()
+    assert record["params"] == 62_448
+    assert (record["epochs"], record["batch_size"], record["lr"]) == (2, 16, 0.001)
+    assert record["videos_per_second"] > 0
+    assert record["seconds"] > 0
+    assert record["skipped_records"] == 0
+    for figure in ("cpu_percent", "memory_gib", "gpu_percent", "gpu_memory_gib"):
+        assert {f"{figure}_mean", f"{figure}_peak"} <= record.keys()
+    assert record["versions"]["torch"] == torch.__version__
+
+
+def test_a_checkpoint_loads_without_unpickling_code_and_carries_the_configuration(run):
+    from yt8m.module import VideoClassifier
+
+    folder, _ = run
+    path = folder / "checkpoints" / "best.ckpt"
+    content = torch.load(path, weights_only=True)
+    saved = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    assert content["hyper_parameters"]["config"]["model"] == OmegaConf.to_container(saved.model)
+    classifier = VideoClassifier.load_from_checkpoint(path, weights_only=True)
+    assert type(classifier.model).__name__ == "NNStreamLSTM"
+
+
+def test_evaluation_repeats_the_runs_figures(run, tmp_path, tiny_sample):
+    folder, record = run
+    run_command(
+        "eval", f"ckpt_path={folder}/checkpoints/last.ckpt", f"hydra.run.dir={tmp_path}", "trainer=cpu"
+    )
+    again = json.loads((tmp_path / "metrics.json").read_text())
+    for name in ("loss", "hit1", "perr", "gap", "map"):
+        assert again[f"val/{name}"] == pytest.approx(record[f"val/{name}"], abs=1e-6)
+
+
+def test_same_seed_same_run_and_another_seed_another(tmp_path, tiny_sample, run):
+    _, record = run
+    again = train(tmp_path / "again", *TINY, *tiny_sample, "dataset.num_workers=2")
+    other = train(tmp_path / "other", *TINY, *tiny_sample, "seed=1")
+    assert again["val/loss"] == record["val/loss"]
+    assert again["train/loss"] == record["train/loss"]
+    assert other["train/loss"] != record["train/loss"]
+
+
+def test_epochs_differ_in_order(tmp_path, tiny_sample, monkeypatch):
+    from yt8m.module import VideoClassifier
+
+    seen = {}
+    step = VideoClassifier.training_step
+
+    def training_step(self, batch, batch_idx):
+        seen.setdefault(self.current_epoch, []).extend(batch.ids)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(VideoClassifier, "training_step", training_step)
+    train(tmp_path, *TINY, *tiny_sample, "test=false")
+    assert len(seen[0]) == len(seen[1]) == 100
+    assert seen[0] != seen[1]
+    assert sorted(seen[0]) == sorted(seen[1])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (
+            ["dataset.root=/nowhere"],
+            r"dataset\.root: expected the dataset's folder, found nothing at /nowhere",
+        ),
+        (
+            ["dataset=yt8m_frame", "dataset.root=."],
+            r"dataset\.train: expected shards at 2/frame/train/\*\.tfrecord",
+        ),
+        (["dataset=yt8m_video", "model=stream_lstm"], r"StreamLSTM needs frames, found video-level records"),
+        (
+            ["dataset.num_classes=3"],
+            r"tfrecord @ byte \d+: expected labels in 0\.\.19, found \d+; set dataset\.num",
+        ),
+        (
+            ["dataset.features.rgb=1000"],
+            r"tfrecord @ byte 0: expected 1000 bytes per frame of rgb, found 1024",
+        ),
+        (
+            ["+dataset.features.flow=64"],
+            r"tfrecord @ byte 0: expected flow .*found keys audio, id, labels, rgb",
+        ),
+        (["dataset.batch_size=0"], r"dataset\.batch_size: expected 1 or more, found 0"),
+        (["dataset.level=scene"], r"dataset\.level: expected one of frame, video, segment, found 'scene'"),
+        (["+model.hiden=1"], r"unexpected keyword argument 'hiden'"),
+        (["optimizer.lr=-1"], r"optimizer: torch\.optim\.Adam refuses .*Invalid learning rate"),
+        (
+            ["ckpt_path=last"],
+            r"ckpt_path: expected a checkpoint, found nothing at .*last\.ckpt; set hydra\.run\.dir",
+        ),
+        (["normalize=l3"], r"normalize: expected none or l2, found 'l3'"),
+        (["gradient_clip.per=layer"], r"gradient_clip\.per: expected variable or global, found 'layer'"),
+        (["seed=null"], r"seed: expected a whole number, found null"),
+        (["optimized_metric=val/map5"], r"optimized_metric: expected one of .*val/gap.*, found val/map5"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(overrides, says, tmp_path, tiny_sample, capfd, monkeypatch):
+    import re
+
+    monkeypatch.chdir(tmp_path)
+    sample = (
+        tiny_sample if "dataset.root" in tiny_sample[0] and not overrides[0].startswith("dataset=") else []
+    )
+    if overrides[0].startswith("dataset.root"):
+        sample = ["dataset.train=x/*.tfrecord", "dataset=yt8m_frame"]
+    model = [] if any("model=" in o for o in overrides) else ["model=nn", "+model.hidden_sizes=[8]"]
+    with pytest.raises(SystemExit) as ended:
+        run_command(
+            "train", *model, "trainer=cpu", "trainer.max_epochs=1", "hydra.run.dir=run", *sample, *overrides
+        )
+    assert ended.value.code == 1
+    out, err = capfd.readouterr()
+    assert "Traceback" not in out + err
+    lines = [line for line in err.splitlines() if re.search(says, line)]
+    assert len(lines) == 1, err
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("modle=nn", "Could not override 'modle'"),
+        ("optimizer.lrr=1", "Could not override 'optimizer.lrr'"),
+        ("model=nope", "Could not find 'model/nope' Available options in 'model': bi_lstm"),
+        ("optimizer.lr=[1", "no viable alternative"),
+    ],
+)
+def test_unknown_keys_and_options_are_told_in_one_line(override, says, capfd):
+    with pytest.raises(SystemExit) as ended:
+        run_command("train", override)
+    assert ended.value.code == 2
+    out, err = capfd.readouterr()
+    assert says in err
+    assert len((out + err).strip().splitlines()) == 1
+
+
+def test_real_video_level_shards(tmp_path, shared_data):
+    record = train(
+        tmp_path,
+        "model=nn",
+        "dataset=yt8m_video",
+        f"dataset.root={shared_data / 'yt8m'}",
+        "dataset.train=2/video/train/train000?.tfrecord",
+        "dataset.validate=2/video/validate/validate0000.tfrecord",
+        "+model.hidden_sizes=[256]",
+        "trainer=cpu",
+        "trainer.max_epochs=2",
+        "dataset.batch_size=64",
+    )
+    # Guessing by class frequency gives 0.05.
+    assert record["val/gap"] > 0.2
+    assert record["val/hit1"] > 0.35
+
+
+def test_real_frame_level_shards_with_one_stream(tmp_path, shared_data):
+    record = train(
+        tmp_path,
+        "experiment=small/stream_lstm",
+        "dataset=audioset",
+        f"dataset.root={shared_data / 'audioset'}",
+        "dataset.train=bal_train/shard-00-*.tfrecord",
+        "trainer=cpu",
+        "trainer.max_epochs=1",
+    )
+    assert record["val/gap"] > 0
+    assert record["params"] < 1_000_000
