@@ -77,3 +77,40 @@ def test_arguments_out_of_range(batch_size, window):
 def test_more_ranks_than_records():
     with pytest.raises(ConfigError, match="4 ranks for 3 records"):
         BatchSampler(np.array([3]), 1, shuffle=True, world_size=4)
+
+
+def test_buckets_hold_like_lengths_and_every_record_once():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(120, 301, 4000)
+    sizes = np.full(10, 400)
+    plain = BatchSampler(sizes, 32, shuffle=True)
+    bucketed = BatchSampler(sizes, 32, shuffle=True, lengths=lengths)
+
+    def padded(sampler):
+        drawn = batches(sampler, epoch=1)
+        assert sorted(n for batch in drawn for n in batch) == list(range(4000))
+        return sum(len(batch) * lengths[batch].max() for batch in drawn) / lengths.sum() - 1
+
+    # 120 to 300 frames at random: a batch of 32 pads to almost 300, 40 % more than there is.
+    assert padded(plain) > 0.35
+    assert padded(bucketed) < 0.05
+    assert batches(bucketed, 1) == batches(BatchSampler(sizes, 32, shuffle=True, lengths=lengths), 1)
+    assert batches(bucketed, 1) != batches(bucketed, 2)
+
+
+def test_bucketed_batches_come_in_no_order_of_length():
+    lengths = np.arange(3200) % 181
+    sampler = BatchSampler(np.full(8, 400), 32, shuffle=True, lengths=lengths)
+    longest = [lengths[batch].max() for batch in batches(sampler)]
+    assert abs(np.corrcoef(longest[:-1], longest[1:])[0, 1]) < 0.4
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_buckets_are_cut_between_ranks_like_any_order(world_size):
+    lengths = np.arange(int(SIZES.sum()))
+    ranks = [
+        batches(BatchSampler(SIZES, 3, shuffle=True, lengths=lengths, rank=r, world_size=world_size))
+        for r in range(world_size)
+    ]
+    assert sorted(n for rank in ranks for batch in rank for n in batch) == list(range(SIZES.sum()))
+    assert len({len(rank) for rank in ranks}) == 1

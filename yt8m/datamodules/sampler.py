@@ -7,6 +7,8 @@ from torch.utils.data import Sampler
 
 from yt8m.errors import ConfigError
 
+POOL = 32  # global batches that are sorted together: enough lengths to choose from, few enough to stay local
+
 
 class BatchSampler(Sampler[list[int]]):
     """Lists of global record numbers, one list per batch of this rank.
@@ -19,12 +21,16 @@ class BatchSampler(Sampler[list[int]]):
     exactly once. The last global batch is cut as evenly as it goes; one that is too small to give each
     rank a record joins the batch before it.
 
+    With `lengths`, training batches hold videos of like length, which cuts padding: within each pool of
+    `POOL` global batches the records are sorted by length, and the pool's batches are then shuffled.
+
     Args:
         shard_sizes: records per shard, int64 `[S]`; records are numbered shard after shard.
         batch_size: records per batch of one rank.
         shuffle: False gives the records in their stored order (evaluation).
         seed: seed of all epochs' orders.
         window: shards whose records are mixed with each other.
+        lengths: of each record, `[R]` in any unit, to batch like with like; None does not.
         rank, world_size: which share this process takes, and of how many.
 
     Raises:
@@ -39,6 +45,7 @@ class BatchSampler(Sampler[list[int]]):
         shuffle: bool,
         seed: int = 0,
         window: int = 8,
+        lengths: np.ndarray | None = None,
         rank: int = 0,
         world_size: int = 1,
     ):
@@ -53,7 +60,7 @@ class BatchSampler(Sampler[list[int]]):
                 f"for {self.num_records} records; use fewer devices"
             )
         self.batch_size, self.shuffle, self.seed, self.window = batch_size, shuffle, seed, window
-        self.rank, self.world_size = rank, world_size
+        self.lengths, self.rank, self.world_size = lengths, rank, world_size
         self.epoch = 0
         self._start = (0, 0)
 
@@ -94,7 +101,20 @@ class BatchSampler(Sampler[list[int]]):
             chosen = shards[begin : begin + self.window]
             records = [np.arange(starts[s], starts[s] + self.shard_sizes[s]) for s in chosen]
             windows.append(rng.permutation(np.concatenate(records)))
-        return np.concatenate(windows)
+        order = np.concatenate(windows)
+        return order if self.lengths is None else self._bucketed(order, rng)
+
+    def _bucketed(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """`order` with each pool of whole global batches sorted into batches of like length."""
+        size = self.batch_size * self.world_size
+        whole = len(order) // size * size  # what is left over stays the last batch
+        pools = []
+        for begin in range(0, whole, POOL * size):
+            pool = order[begin : min(begin + POOL * size, whole)]
+            batches = pool[np.argsort(self.lengths[pool], kind="stable")].reshape(-1, size)
+            # Shuffled within a batch too: its halves go to different ranks, which wait for each other.
+            pools.append(rng.permuted(rng.permutation(batches), axis=1).ravel())
+        return np.concatenate([*pools, order[whole:]])
 
     def _bounds(self) -> np.ndarray:
         """Where the global batches begin and end in the order, int64 `[batches + 1]`."""
