@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training import sample_overrides
+from tests.training import TINY, sample_overrides, train
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -21,3 +21,11 @@ def shared_data() -> Path:
 def tiny_sample(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Overrides that choose a small embedded sample, shared by all tests."""
     return sample_overrides(tmp_path_factory.mktemp("sample") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_sample: list[str]) -> Path:
+    """Folder of a small finished run on the small sample, shared by all tests."""
+    folder = tmp_path_factory.mktemp("tiny_run")
+    train(folder, *TINY, *tiny_sample)
+    return folder

@@ -67,8 +67,8 @@ def test_kill_9_at_any_step(tmp_path, tiny_sample, whole):
 @pytest.mark.slow
 def test_sigterm_leaves_a_checkpoint_to_go_on_from(tmp_path, tiny_sample, whole):
     # Its only checkpoint is the one that SIGTERM makes.
-    common = [*TINY, *tiny_sample, *COMMON]
-    process = start(tmp_path, *common, "callbacks.last.every_n_epochs=100", "trainer.log_every_n_steps=1")
+    common = [*TINY, *tiny_sample, *COMMON, "callbacks.last.every_n_epochs=4"]
+    process = start(tmp_path, *common, "trainer.log_every_n_steps=1")
     records = tmp_path / "csv" / "version_0" / "metrics.csv"
     wait_for(records.exists, process)
     process.send_signal(signal.SIGTERM)

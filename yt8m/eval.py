@@ -10,9 +10,9 @@ from yt8m.config import CONFIG_DIR
 @hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name="eval")
 def _command(cfg: DictConfig) -> float:
     # Imported here: `--help` and `--cfg job` must not wait for torch.
-    from yt8m import run
+    from yt8m import evaluation, run
 
-    return run.command(run.evaluate, cfg)
+    return run.command(evaluation.evaluate, cfg)
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ def _rank(scores: Tensor) -> Tensor:
     return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
 
 
-def _top_classes(scores: Tensor, k: int) -> Tensor:
+def top_classes(scores: Tensor, k: int) -> Tensor:
     """The k classes of highest score, best first, int64 `[B, k]`; equal scores by class.
 
     `torch.topk` promises no order among equal values, so the class is made part of the value.
@@ -67,7 +67,7 @@ def hit_at_one(scores: Tensor, labels: Tensor, mask: Tensor | None = None) -> Te
     NaN where a score is NaN. A video without labels is a miss. The mean over videos is Hit@1.
     """
     scores, labels = _checked(scores, labels, mask)
-    hits = labels.gather(1, _top_classes(scores, 1)).squeeze(1).double()
+    hits = labels.gather(1, top_classes(scores, 1)).squeeze(1).double()
     return hits.masked_fill(scores.isnan().any(1), torch.nan)
 
 
@@ -81,7 +81,7 @@ def perr(scores: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
     n = labels.sum(1, keepdim=True)
     # Reading the largest n would make the host wait for a GPU; sorting all classes there is cheaper.
     k = scores.shape[1] if scores.is_cuda else max(n.flatten().tolist(), default=0)
-    top = _top_classes(scores, k)
+    top = top_classes(scores, k)
     within_n = torch.arange(k, device=scores.device) < n
     retrieved = labels.gather(1, top) & within_n & (scores.gather(1, top) > 0)
     precision = retrieved.sum(1) / n.squeeze(1).clamp(min=1).double()
@@ -98,7 +98,7 @@ def top_pairs(
         n = B · min(k, C); positives int64 `[C]`, the true labels of each class, also outside the top k.
     """
     scores, labels = _checked(scores, labels, mask)
-    top = _top_classes(scores, min(k, scores.shape[1]))
+    top = top_classes(scores, min(k, scores.shape[1]))
     pairs = scores.gather(1, top), top.int(), labels.gather(1, top)
     return *(part.flatten() for part in pairs), labels.sum(0)
 

@@ -5,15 +5,19 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, MetricCollection
 
 from yt8m.build import build
 from yt8m.datamodules.dataset import Batch
 from yt8m.errors import ConfigError
+from yt8m.genres import Genres
 from yt8m.metrics import GAP, MAP, PERR, HitAtOne
+from yt8m.vocabulary import ClassInfo
 
 PARTITION_PREFIX = {"validate": "val", "test": "test"}
+FRAME_DATASETS = ("sample", "yt8m_frame", "yt8m_segment", "audioset")
 
 
 class VideoClassifier(pl.LightningModule):
@@ -25,7 +29,7 @@ class VideoClassifier(pl.LightningModule):
     Args:
         model: `_target_` of `yt8m.models` and the network's keyword arguments.
         feature_sizes: features side by side in a batch, in order, and their sizes.
-        num_classes: C.
+        num_classes: C, the classes of the target.
         loss: `_target_` of `yt8m.losses` and its arguments.
         optimizer: `_target_` of `torch.optim` and its arguments.
         scheduler: `_target_` of `yt8m.schedulers` and its arguments; None keeps the rate constant.
@@ -35,6 +39,8 @@ class VideoClassifier(pl.LightningModule):
             reference trainer does; `none` leaves the dequantised values.
         level: `frame`, `segment` or `video`: what batches hold.
         max_frames, pad_to: T is `max_frames` where `pad_to` is `max`, else the batch's longest video.
+        target: what the outputs are, `label` or `vertical` (genres, see `yt8m.genres`).
+        vocabulary: name and verticals of every label of the data, where they are known.
         config: the run's whole resolved configuration, carried for eval and predict.
 
     Raises:
@@ -55,6 +61,8 @@ class VideoClassifier(pl.LightningModule):
         level: str = "frame",
         max_frames: int = 300,
         pad_to: str = "longest",
+        target: str = "label",
+        vocabulary: list[list[str]] | None = None,
         config: dict[str, Any] | None = None,
     ):
         super().__init__()
@@ -71,8 +79,9 @@ class VideoClassifier(pl.LightningModule):
         if self.model.needs_frames and level == "video":
             raise ConfigError(
                 f"dataset: {type(self.model).__name__} needs frames, found video-level records; "
-                "use a frame-level dataset (sample, yt8m_frame, yt8m_segment, audioset) or a model of video vectors"
+                f"set dataset to one of {', '.join(FRAME_DATASETS)}, or model to one of video vectors"
             )
+        self.genres = Genres([verticals for _, *verticals in vocabulary or ()])
         self.loss = build(loss, "loss", "yt8m.losses")
         self.metrics = torch.nn.ModuleDict(
             {
@@ -83,6 +92,21 @@ class VideoClassifier(pl.LightningModule):
             }
         )
         self.mean_loss = torch.nn.ModuleDict({prefix: MeanMetric() for prefix in PARTITION_PREFIX.values()})
+
+    def classes(self) -> list[ClassInfo]:
+        """Names and verticals of the C outputs."""
+        if self.hparams.target == "vertical":
+            return [ClassInfo(index, name, (name,)) for index, name in enumerate(self.genres.names)]
+        if self.hparams.vocabulary is None:
+            return [ClassInfo.unnamed(index) for index in range(self.hparams.num_classes)]
+        return [
+            ClassInfo(index, name, tuple(verticals))
+            for index, (name, *verticals) in enumerate(self.hparams.vocabulary)
+        ]
+
+    def genre_scores(self, scores: Tensor) -> Tensor:
+        """Probabilities of the genres `[B, G]` from those of the classes `[B, C]`; G = 0 where none is known."""
+        return scores if self.hparams.target == "vertical" else self.genres.of_scores(scores)
 
     def forward(
         self, video: Tensor, frames: Tensor | None = None, num_frames: Tensor | None = None
@@ -125,26 +149,30 @@ class VideoClassifier(pl.LightningModule):
         return video, video[:, None].expand(-1, 2, -1), torch.full((1,), 2, device=self.device)
 
     def labels(self, batch: Batch) -> Tensor:
-        """The batch's labels, bool `[B, C]`, on its device."""
+        """The batch's labels, or their genres where these are the target: bool `[B, C]`, on its device."""
         return self._dense(batch, batch.label_index)
+
+    def mask(self, batch: Batch) -> Tensor | None:
+        """Which of the batch's labels were rated, bool `[B, C]`, on its device; None where all were."""
+        return None if batch.label_mask is None else self._dense(batch, batch.label_mask)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if not len(batch):  # Every record was damaged and skipped: a step that changes no gradient.
             return sum(p.sum() for p in self.parameters()) * 0.0
-        loss = self.loss(self(*self.inputs(batch)), self.labels(batch), self._mask(batch))
+        loss = self.loss(self(*self.inputs(batch)), self.labels(batch), self.mask(batch))
         size = len(batch)
         self.log("train/loss_step", loss.detach(), prog_bar=True, on_step=True, batch_size=size)
         self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch, "val")
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        return self._evaluate(batch, "val")
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch, "test")
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        return self._evaluate(batch, "test")
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
@@ -152,6 +180,16 @@ class VideoClassifier(pl.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Probabilities, float32 `[B, C]`."""
         return self(*self.inputs(batch)).float().sigmoid()
+
+    def configure_model(self) -> None:
+        """Cut the network's weights between the devices, where the strategy asks for it (trainer=fsdp)."""
+        if self.device_mesh is None or isinstance(self.model, FSDPModule):
+            return
+        mesh = self.device_mesh["data_parallel"]
+        for part in list(self.model.modules())[1:]:
+            if next(part.parameters(recurse=False), None) is not None:
+                fully_shard(part, mesh=mesh)
+        fully_shard(self.model, mesh=mesh)
 
     def configure_optimizers(self) -> Any:
         optimizer = build(self.hparams.optimizer, "optimizer", "torch.optim", params=self.parameters())
@@ -185,13 +223,16 @@ class VideoClassifier(pl.LightningModule):
         else:
             clip_each_(self.parameters(), clip["norm"])
 
-    def _evaluate(self, batch: Batch, prefix: str) -> None:
+    def _evaluate(self, batch: Batch, prefix: str) -> Tensor | None:
+        """Update the metrics; the probabilities, float32 `[B, C]`, for callbacks."""
         if not len(batch):
-            return
+            return None
         logits = self(*self.inputs(batch))
-        labels, mask = self.labels(batch), self._mask(batch)
+        labels, mask = self.labels(batch), self.mask(batch)
         self.mean_loss[prefix].update(self.loss(logits, labels, mask), weight=len(batch))
-        self.metrics[prefix].update(logits.float().sigmoid(), labels, mask)
+        scores = logits.float().sigmoid()
+        self.metrics[prefix].update(scores, labels, mask)
+        return scores
 
     def _log_metrics(self, prefix: str) -> None:
         # Computed here, not by handing the objects to `log_dict`: that copies a collection's states each step.
@@ -200,12 +241,11 @@ class VideoClassifier(pl.LightningModule):
         loss.reset()
         metrics.reset()
 
-    def _mask(self, batch: Batch) -> Tensor | None:
-        return None if batch.label_mask is None else self._dense(batch, batch.label_mask)
-
     def _dense(self, batch: Batch, index: Tensor | None) -> Tensor:
         if index is None:
             raise ConfigError("dataset: expected labels, found a partition without any; predict needs none")
+        if self.hparams.target == "vertical":
+            return self.genres.of_labels(index, len(batch))
         dense = torch.zeros(len(batch), self.hparams.num_classes, dtype=torch.bool, device=index.device)
         dense[index[:, 0], index[:, 1]] = True
         return dense

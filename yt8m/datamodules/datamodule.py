@@ -11,10 +11,12 @@ import pytorch_lightning as pl
 import torch
 from torch import distributed
 
-from yt8m.datamodules.dataset import Batch, ShardDataset
+from yt8m.datamodules.dataset import SEGMENT_FRAMES, Batch, ShardDataset
 from yt8m.datamodules.loader import Loader
 from yt8m.datamodules.sampler import BatchSampler
 from yt8m.errors import ConfigError
+from yt8m.genres import genre_names
+from yt8m.vocabulary import ClassInfo, read_vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ class YT8MDataModule(pl.LightningDataModule):
         train, validate, test: glob patterns relative to `root`; None where there is no such partition.
         level: `frame`, `video` or `segment`.
         features: the record's feature keys and their sizes, in the order in which they stand side by side.
-        num_classes: C; a label outside 0…C-1 is an error.
+        num_classes: labels of the data; one outside 0…num_classes-1 is an error.
         id_key: the record's key of the video id (`video_id` in 2017's shards and in AudioSet).
         max_frames: longer videos are cut.
         batch_size: videos per step and device.
@@ -40,7 +42,10 @@ class YT8MDataModule(pl.LightningDataModule):
         on_corrupt: `raise`, or `skip` to drop, count and report damaged records.
         shuffle_window: shards whose records are mixed with each other (see `BatchSampler`).
         pad_to: `longest` video of the batch, or `max` for `max_frames` (static shapes).
-        vocabulary: CSV of class names, relative to `root`.
+        vocabulary: CSV of class names and verticals, relative to `root`.
+        target: what is learnt, `label` or `vertical` (the genres of the labels, from the vocabulary).
+        limit_shards, limit_videos: only the first so many of each partition; None takes all.
+        bucket_by_length: train on batches of videos of like length, which cuts padding (see `BatchSampler`).
         seed: seed of the epochs' orders.
 
     Raises:
@@ -66,6 +71,10 @@ class YT8MDataModule(pl.LightningDataModule):
         shuffle_window: int = 8,
         pad_to: str = "longest",
         vocabulary: str | None = None,
+        target: str = "label",
+        limit_shards: int | None = None,
+        limit_videos: int | None = None,
+        bucket_by_length: bool = False,
         seed: int = 0,
     ):
         super().__init__()
@@ -73,9 +82,15 @@ class YT8MDataModule(pl.LightningDataModule):
             ("level", level, ("frame", "video", "segment")),
             ("on_corrupt", on_corrupt, ("raise", "skip")),
             ("pad_to", pad_to, ("longest", "max")),
+            ("target", target, ("label", "vertical")),
         ):
             if value not in choices:
                 raise ConfigError(f"dataset.{key}: expected one of {', '.join(choices)}, found {value!r}")
+        for key, value in (("limit_shards", limit_shards), ("limit_videos", limit_videos)):
+            if value is not None and value < 1:
+                raise ConfigError(f"dataset.{key}: expected 1 or more, or null for all, found {value}")
+        if bucket_by_length and level == "video":
+            raise ConfigError("dataset.bucket_by_length: expected frame-level data, found dataset.level=video")
         if num_workers < 0:
             raise ConfigError(f"dataset.num_workers: expected 0 or more, found {num_workers}")
         self.root = Path(root).expanduser()
@@ -84,7 +99,10 @@ class YT8MDataModule(pl.LightningDataModule):
         self.id_key, self.max_frames, self.on_corrupt = id_key, max_frames, on_corrupt
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.shuffle_window, self.pad_to = shuffle_window, pad_to
-        self.vocabulary = self.root / vocabulary if vocabulary else None
+        self.limit_shards, self.limit_videos = limit_shards, limit_videos
+        self.bucket_by_length = bucket_by_length
+        self.vocabulary, self.target = self.root / vocabulary if vocabulary else None, target
+        self.predicted = "test"  # the partition that `trainer.predict` reads
         self.datasets: dict[str, ShardDataset] = {}
         self._faults: dict[str, str] = {}  # message by place, for each record that was skipped
         self._loaders: dict[str, Loader] = {}
@@ -93,8 +111,8 @@ class YT8MDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Index the shards of the stage's partitions and try their records."""
-        for partition in _STAGES[stage]:
-            if self.globs[partition] and partition not in self.datasets:
+        for partition in self._partitions(stage):
+            if partition not in self.datasets:
                 self.datasets[partition] = self._open(partition)
 
     def shards(self, partition: str) -> list[Path]:
@@ -116,6 +134,38 @@ class YT8MDataModule(pl.LightningDataModule):
             )
         return paths
 
+    def longest(self) -> int:
+        """Frames of the longest row that a batch can have: a video, or a segment of one."""
+        return SEGMENT_FRAMES if self.level == "segment" else self.max_frames
+
+    def classes(self) -> list[ClassInfo] | None:
+        """The vocabulary; None where there is none of these labels."""
+        self.prepare_data()  # the sample writes its own
+        if self.vocabulary is None or not self.vocabulary.is_file():
+            return None
+        classes = read_vocabulary(self.vocabulary)
+        if len(classes) == self.num_classes:
+            return classes
+        log.warning(
+            "dataset.vocabulary: expected %d classes, found %d in %s; results will have numbers for names",
+            self.num_classes,
+            len(classes),
+            self.vocabulary,
+        )
+        return None
+
+    def num_targets(self) -> int:
+        """C, the outputs of a classifier: as many as labels, or as genres."""
+        if self.target == "label":
+            return self.num_classes
+        genres = genre_names([info.verticals for info in self.classes() or ()])
+        if not genres:
+            raise ConfigError(
+                f"dataset.target: vertical needs a vocabulary of {self.num_classes} classes with verticals, found "
+                f"none at {self.vocabulary or self.root}; set dataset.vocabulary, or dataset.target=label"
+            )
+        return len(genres)
+
     def train_dataloader(self) -> Loader:
         return self._loader("train", shuffle=True)
 
@@ -125,9 +175,12 @@ class YT8MDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> Loader:
         return self._loader("test", shuffle=False)
 
+    def predict_dataloader(self) -> Loader:
+        return self._loader(self.predicted, shuffle=False)
+
     def teardown(self, stage: str | None = None) -> None:
         """End the stage's reader processes."""
-        for partition in _STAGES[stage]:
+        for partition in self._partitions(stage):
             if partition in self._loaders:
                 self._loaders.pop(partition).close()
 
@@ -179,9 +232,14 @@ class YT8MDataModule(pl.LightningDataModule):
         """Let the next training go on where the checkpoint's stopped."""
         self._resume = state_dict
 
+    def _partitions(self, stage: str | None) -> list[str]:
+        if stage == "predict":
+            return [self.predicted]
+        return [partition for partition in _STAGES[stage] if self.globs[partition]]
+
     def _open(self, partition: str) -> ShardDataset:
         dataset = ShardDataset(
-            self.shards(partition),
+            self.shards(partition)[: self.limit_shards],
             self.features,
             self.num_classes,
             level=self.level,
@@ -193,6 +251,8 @@ class YT8MDataModule(pl.LightningDataModule):
         if self.on_corrupt == "raise":
             self._try(dataset)
         log.info("%s: %s records in %s shards", partition, f"{len(dataset):,}", f"{len(dataset.paths):,}")
+        if self.limit_videos is not None and self.limit_videos < len(dataset):
+            log.info("%s: the first %s records are used (dataset.limit_videos)", partition, f"{self.limit_videos:,}")
         return dataset
 
     def _try(self, dataset: ShardDataset) -> None:
@@ -205,23 +265,32 @@ class YT8MDataModule(pl.LightningDataModule):
         for begin in range(0, len(numbers), 64):
             dataset.__getitems__(list(numbers[begin : begin + 64]))
 
-    def _order(self) -> dict[str, int]:
+    def _shard_sizes(self, partition: str) -> np.ndarray:
+        """Records to draw from each shard, int64 `[S]`: all, or the first `limit_videos` of the partition."""
+        sizes = self.datasets[partition].shard_sizes
+        if self.limit_videos is None:
+            return sizes
+        return np.diff(np.minimum(np.cumsum(sizes), self.limit_videos), prepend=0)
+
+    def _order(self) -> dict[str, Any]:
         """What the order of an epoch is a function of, beside the epoch."""
         return {
             "seed": self.seed,
             "batch_size": self.batch_size * self.trainer.world_size,
             "shuffle_window": self.shuffle_window,
-            "records": len(self.datasets["train"]),
+            "bucket_by_length": self.bucket_by_length,
+            "records": int(self._shard_sizes("train").sum()),
         }
 
     def _loader(self, partition: str, *, shuffle: bool) -> Loader:
         dataset = self.datasets[partition]
         sampler = BatchSampler(
-            dataset.shard_sizes,
+            self._shard_sizes(partition),
             self.batch_size,
             shuffle=shuffle,
             seed=self.seed,
             window=self.shuffle_window,
+            lengths=dataset.record_sizes if shuffle and self.bucket_by_length else None,
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
         )

@@ -12,11 +12,13 @@ import torch
 
 from yt8m.datamodules.example import ExampleError, Value, available, parse_example, parse_sequence
 from yt8m.datamodules.tfrecord import REMEDY, DataError, Payload, Place, Shards, scan
+from yt8m.datamodules.video_batch import VideoReader
 from yt8m.errors import ConfigError
 
 SEGMENT_FRAMES = 5  # every rated segment of YouTube-8M 2019 lasts five frames
 
 _INDEXING_THREADS = 8
+_MANY_VIDEOS = 8  # from which on reading all at once is faster than one by one
 
 
 @dataclass
@@ -118,6 +120,7 @@ class ShardDataset(torch.utils.data.Dataset):
                 if progress:
                     progress(len(indices), len(self.paths))
         self._shards = Shards(indices)
+        self._videos = VideoReader(self._shards, self.features, num_classes, id_key)
         #: One message per damaged stretch that the index had to leave out; empty with ``on_corrupt="raise"``.
         self.faults = [fault for found in indices for fault in found.faults]
         #: Records per shard, int64.
@@ -160,26 +163,44 @@ class ShardDataset(torch.utils.data.Dataset):
         and may use again when the batch is done with; `max_rows` says what capacity always suffices, and a
         smaller one is a ValueError. Raises IndexError for a number that is not in the dataset.
         """
-        places = self._shards.locate(numbers)
-        batch = self._read(places, buffer)
+        batch = self._read_videos(numbers, buffer) if self.level == "video" else None
+        if batch is None:
+            batch = self._read(self._shards.locate(numbers), buffer)
         # A sum tells for the whole batch at once whether to look for the record that is not finite.
         if self.level == "video" and not math.isfinite(batch.features.sum()):
-            batch = self._read(places, buffer, finite=True)
+            batch = self._read(self._shards.locate(numbers), buffer, finite=True)
         return batch
 
     def max_rows(self, numbers: Sequence[int]) -> int:
         """Rows of features that the records ``numbers`` can have at most, known from their sizes alone."""
-        return self._max_rows(self._shards.locate(numbers))
+        return len(numbers) if self.level == "video" else self._max_rows(self._shards.locate(numbers))
 
     def will_need(self, first: int, last: int) -> None:
         """Ask the system to read records ``first`` to ``last`` (excluded) into its cache, without waiting."""
         self._shards.will_need(first, last)
 
+    @property
+    def record_sizes(self) -> np.ndarray:
+        """Bytes of every record with its framing, int64 [R]: at frame level a measure of a video's length."""
+        return self._shards.lookup(np.arange(len(self)))[2]
+
     def _max_rows(self, places: list[Place]) -> int:
-        if self.level == "video":
-            return len(places)
         frames = sum(min(place.size // self.feature_size, self.max_frames) for place in places)
         return frames * (SEGMENT_FRAMES if self.level == "segment" else 1)
+
+    def _read_videos(self, numbers: Sequence[int], buffer: torch.Tensor | None) -> Batch | None:
+        """The records ``numbers`` all at once; None where that cannot be done, or brings nothing."""
+        if len(numbers) < _MANY_VIDEOS:
+            return None
+        if buffer is None:
+            buffer = torch.empty(len(numbers), self.feature_size, dtype=self.dtype)
+        _check_room(buffer, len(numbers))
+        features = buffer[: len(numbers)]
+        videos = self._videos.read(numbers, features.numpy())
+        if videos is None:
+            return None
+        index = None if videos.rows is None else self._pairs(videos.rows, videos.labels)
+        return Batch(videos.ids, features, torch.ones(len(numbers), dtype=torch.int64), index)
 
     def _read(self, places: list[Place], buffer: torch.Tensor | None, finite: bool = False) -> Batch:
         if self.level == "frame":
@@ -213,8 +234,8 @@ class ShardDataset(torch.utils.data.Dataset):
             draft.ids,
             features,
             torch.tensor(draft.num_frames, dtype=torch.int64),
-            self._pairs(draft.classes) if draft.labelled else None,
-            self._pairs(draft.rated) if draft.rated else None,
+            self._pairs(*_flat(draft.classes)) if draft.labelled else None,
+            self._pairs(*_flat(draft.rated)) if draft.rated else None,
             draft.faults,
         )
 
@@ -333,12 +354,12 @@ class ShardDataset(torch.utils.data.Dataset):
             "set dataset.features, or choose a dataset of this level"
         )
 
-    def _pairs(self, classes: list[list[int]]) -> torch.Tensor:
+    def _pairs(self, rows: np.ndarray, classes: np.ndarray) -> torch.Tensor:
         """Distinct (row, class) pairs in rising order, int64 [M, 2]."""
-        rows = np.repeat(np.arange(len(classes)), [len(row) for row in classes])
-        columns = np.fromiter(chain.from_iterable(classes), np.int64)
-        distinct = np.unique(rows * self.num_classes + columns)
-        return torch.from_numpy(np.stack(np.divmod(distinct, self.num_classes), axis=1))
+        pairs = rows * self.num_classes + classes
+        if not (pairs[1:] > pairs[:-1]).all():  # as they nearly always are
+            rows, classes = np.divmod(np.unique(pairs), self.num_classes)
+        return torch.from_numpy(np.stack([rows, classes], axis=1))
 
 
 class _Misfit(Exception):
@@ -368,6 +389,12 @@ class _Draft:
         self.classes.append(classes)
         if rated is not None:
             self.rated.append(rated)
+
+
+def _flat(classes: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Row and class of each label."""
+    rows = np.repeat(np.arange(len(classes)), [len(row) for row in classes])
+    return rows, np.fromiter(chain.from_iterable(classes), np.int64)
 
 
 def _check_room(buffer: torch.Tensor, rows: int) -> None:

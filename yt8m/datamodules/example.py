@@ -14,13 +14,20 @@ import numpy as np
 
 # Tags of the wire format: field number << 3 | wire type, here always 2 (length-delimited).
 _FIELD_1, _FIELD_2, _FIELD_3 = 0x0A, 0x12, 0x1A
-_BYTES, _FLOATS, _INT64S = _FIELD_1, _FIELD_2, _FIELD_3  # kinds of tf.train.Feature
+BYTES, FLOATS, INT64S = _FIELD_1, _FIELD_2, _FIELD_3  # kinds of tf.train.Feature
 
 _FLOAT32 = np.dtype("<f4")
 _FRAME_HEADER = 9  # bytes in front of a frame of 122 to 16,377 bytes; wider ones go to protobuf
 
 #: Value of one feature: list of bytes, float32 array or list of int; None where the key or its list is absent.
 Value = list[bytes] | np.ndarray | list[int] | None
+
+
+class Layout(NamedTuple):
+    """Where everything lies in a record, or in its ``Features`` message."""
+
+    structure: list[tuple[int, int, bytes]]  # start, end and content of the bytes around the values
+    values: list[tuple[str, int, int, int]]  # key, kind, start and end of each value
 
 
 class ExampleError(ValueError):
@@ -76,6 +83,17 @@ def available(data: bytes) -> list[str]:
     return sorted({*message.context.feature, *message.feature_lists.feature_list})
 
 
+def example_layout(data: bytes) -> Layout | None:
+    """Layout of the ``tf.train.Example`` ``data``; None where it is unusual, for `parse_example` to decide.
+
+    Integers may still turn out to be malformed.
+    """
+    try:
+        return _walk_example(data, 0, len(data))
+    except (_Irregular, IndexError):
+        return None
+
+
 def _field(data: bytes, position: int, tag: int) -> tuple[int, int]:
     """Length and position of the content of the field at ``position``, whose tag must be ``tag``."""
     if data[position] != tag:
@@ -93,16 +111,9 @@ def _field(data: bytes, position: int, tag: int) -> tuple[int, int]:
     raise _Irregular
 
 
-class _Layout(NamedTuple):
-    """Where everything lies in a ``Features`` message."""
-
-    structure: list[tuple[int, int, bytes]]  # start, end and content of the bytes around the values
-    values: list[tuple[str, int, int, int]]  # key, kind, start and end of each value
-
-
 # Records differ little in layout: by the order of the keys and the lengths of id and labels. One whose structure
 # equals that of a layout seen before, byte by byte, is not walked again.
-_layouts: dict[tuple, _Layout] = {}
+_layouts: dict[tuple, Layout] = {}
 _MAX_LAYOUTS = 1 << 14
 
 
@@ -117,19 +128,19 @@ def _values(data: bytes, start: int, end: int, keys: Sequence[str], walk: Callab
         _layouts[place] = layout
     found = dict.fromkeys(keys)
     for key, kind, first, last in layout.values:
-        if kind == _INT64S:
+        if kind == INT64S:
             value = _int64s(data[first:last])  # of other keys too, which may be malformed
             if key in found:
                 found[key] = value
         elif key in found:
-            if kind == _FLOATS:
+            if kind == FLOATS:
                 found[key] = np.frombuffer(data, _FLOAT32, (last - first) >> 2, first)
             else:
                 found[key] = [data[first:last]]
     return [found[key] for key in keys]
 
 
-def _has_layout(data: bytes, layout: _Layout) -> bool:
+def _has_layout(data: bytes, layout: Layout) -> bool:
     # Run for every record, and a plain loop takes half the time of all().
     for start, stop, content in layout.structure:  # noqa: SIM110
         if data[start:stop] != content:
@@ -137,17 +148,17 @@ def _has_layout(data: bytes, layout: _Layout) -> bool:
     return True
 
 
-def _walk_example(data: bytes, start: int, end: int) -> _Layout:
+def _walk_example(data: bytes, start: int, end: int) -> Layout:
     length, position = _field(data, start, _FIELD_1)
     stop = position + length
     # Video-level shards end in an empty second field, which an Example does not know.
     if stop != end and data[stop:end] != b"\x12\x00":
         raise _Irregular
     structure, values = _walk_features(data, position, stop)
-    return _Layout([(start, position, data[start:position]), *structure, (stop, end, data[stop:end])], values)
+    return Layout([(start, position, data[start:position]), *structure, (stop, end, data[stop:end])], values)
 
 
-def _walk_features(data: bytes, position: int, end: int) -> _Layout:
+def _walk_features(data: bytes, position: int, end: int) -> Layout:
     structure, values = [], {}
     while position < end:
         key, start, stop = _entry(data, position)
@@ -156,14 +167,14 @@ def _walk_features(data: bytes, position: int, end: int) -> _Layout:
             length, start = _field(data, start, tag)
             if start + length != stop:
                 raise _Irregular
-        if kind not in (_BYTES, _FLOATS, _INT64S) or (kind == _FLOATS and length % 4) or key in values:
+        if kind not in (BYTES, FLOATS, INT64S) or (kind == FLOATS and length % 4) or key in values:
             raise _Irregular
         structure.append((position, start, data[position:start]))
         values[key] = (key, kind, start, stop)
         position = stop
     if position != end:
         raise _Irregular
-    return _Layout(structure, list(values.values()))
+    return Layout(structure, list(values.values()))
 
 
 def _feature_lists(data: bytes, position: int, end: int) -> dict[str, np.ndarray]:
@@ -191,7 +202,7 @@ def _frame_header(data: bytes) -> tuple[bytes, int, np.dtype]:
     """Header of the frame that begins ``data``, the frame's size without it, and the header as an item."""
     frame, position = _field(data, 0, _FIELD_1)
     end = position + frame
-    for tag in (_BYTES, _FIELD_1):
+    for tag in (BYTES, _FIELD_1):
         width, position = _field(data, position, tag)
         if position + width != end:
             raise _Irregular

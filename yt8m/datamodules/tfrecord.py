@@ -57,8 +57,12 @@ class Index:
 
 
 def masked_crc(data: bytes | np.ndarray) -> int:
-    """CRC-32C of ``data``, rotated and shifted as TFRecord stores it."""
-    crc = google_crc32c.value(data)
+    """CRC-32C of ``data`` as TFRecord stores it."""
+    return mask(google_crc32c.value(data))
+
+
+def mask(crc: int | np.ndarray) -> int | np.ndarray:
+    """A CRC, or a uint64 array of them, rotated and shifted as TFRecord stores it."""
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -161,6 +165,10 @@ class Shards:
 
     def locate(self, numbers: Sequence[int]) -> list[Place]:
         """Where the records ``numbers`` lie. Raises IndexError for a number that is not there."""
+        return list(map(Place, *(column.tolist() for column in self.lookup(numbers))))
+
+    def lookup(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Shard, offset and size of the records ``numbers``, as `locate` has them: three int64 arrays."""
         numbers = np.asarray(numbers, np.int64)
         if len(numbers) and (numbers.min() < 0 or numbers.max() >= len(self)):
             raise IndexError(
@@ -168,7 +176,7 @@ class Shards:
             )
         shards = np.searchsorted(self._ends, numbers, "right")
         offsets, sizes = self._records[numbers].T
-        return list(map(Place, shards.tolist(), offsets.tolist(), sizes.tolist()))
+        return shards, offsets, sizes
 
     def record(self, place: Place) -> Payload:
         """Payload of one record, both CRCs verified.
@@ -190,6 +198,10 @@ class Shards:
             if computed != stored:
                 raise self._error(place, f"expected payload CRC {stored:08x}, found {computed:08x}")
         return Payload(data, start, end)
+
+    def mapped(self, shard: int) -> mmap.mmap | None:
+        """All bytes of a shard, to be touched at once and no later; None where the file has become shorter."""
+        return self._file(shard).map()
 
     def describe(self, place: Place) -> str:
         """Path and offset, as error messages begin."""
@@ -215,10 +227,12 @@ class Shards:
         file = _File(self.paths[shard])
         if file.stamp != self._stamps[shard]:
             raise self._changed(shard)
-        # An evicted file is closed when its last reader lets go of it, never under a thread that reads it.
-        self._files[shard] = file
+        # An evicted file is closed when its last reader lets go of it, never under a thread that reads it; and a
+        # file is never replaced, as closing one lets other threads in.
+        file = self._files.setdefault(shard, file)
         while len(self._files) > self.max_open:
-            self._files.popitem(last=False)
+            with contextlib.suppress(KeyError):  # another thread was faster
+                self._files.popitem(last=False)
         return file
 
     def _error(self, place: Place, problem: str) -> DataError:
@@ -238,11 +252,11 @@ class Shards:
 class _File:
     """Bytes of a shard by position: the one place that knows where they live.
 
-    Small records are read, which is safe whatever happens to the file. Large ones are seen through a memory map,
-    as copying one costs as much as all else that is done with it. Touching a map beyond the end of its file kills
-    the interpreter, so the file's size is asked for each time; only a file that is cut short within the tenth of a
-    millisecond that follows, or a failing disk, is left. A gzip shard is unpacked once into an unlinked temporary
-    file (in ``TMPDIR``), whose pages the system can evict.
+    Small records are read one by one, which is safe whatever happens to the file. Large ones, and many at once, are
+    seen through a memory map, as copying or asking for each costs as much as all else that is done with it.
+    Touching a map beyond the end of its file kills the interpreter, so the file's size is asked for each time; only
+    a file that is cut short within the millisecond that follows, or a failing disk, is left. A gzip shard is
+    unpacked once into an unlinked temporary file (in ``TMPDIR``), whose pages the system can evict.
     """
 
     def __init__(self, path: str, unpack: bool = True):
@@ -280,13 +294,19 @@ class _File:
 
     def view(self, offset: int, size: int) -> tuple[bytes | mmap.mmap, int, int]:
         """A buffer with ``size`` bytes of the file, where they begin in it, and how many of them are there."""
-        if size < _MAPPED:
+        mapped = self.map() if size >= _MAPPED else None
+        if mapped is None:
             data = self.read(offset, size)
             return data, 0, len(data)
-        there = min(os.fstat(self.fd).st_size - offset, size)
-        if there == size and self._map is None:
+        return mapped, offset, min(self.size - offset, size)
+
+    def map(self) -> mmap.mmap | None:
+        """The whole file; None where it has become shorter."""
+        if os.fstat(self.fd).st_size < self.size:
+            return None
+        if self._map is None:
             self._map = mmap.mmap(self.fd, self.size, prot=mmap.PROT_READ)
-        return self._map, offset, there
+        return self._map
 
     def _unpack(self) -> None:
         packed, self.fd = self.fd, -1

@@ -1,0 +1,244 @@
+"""Prediction files: Kaggle's CSV, names and scores, JSON lines, Parquet; and Kaggle's CSV of 2019's segments.
+
+A writer takes predictions batch after batch and holds no more than one of them. Scores in text have six
+significant digits.
+"""
+
+import csv
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yt8m.errors import ConfigError
+
+MAX_SEGMENTS = 100_000  # of one class in a 2019 submission
+
+
+@dataclass
+class Predictions:
+    """What a batch of B videos, or segments, was found to be; best first in each row.
+
+    - ``ids``: one per row; ``"id:start"`` for segments
+    - ``classes`` int64 [B, k] and ``scores`` float32 [B, k]
+    - ``genres`` int64 [B, g] and ``genre_scores`` float32 [B, g]; g = 0 where genres are not known
+    """
+
+    ids: list[str]
+    classes: np.ndarray
+    scores: np.ndarray
+    genres: np.ndarray
+    genre_scores: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[tuple[str, list[int], list[float], list[int], list[float]]]:
+        arrays = (self.classes, self.scores, self.genres, self.genre_scores)
+        return zip(self.ids, *(array.tolist() for array in arrays), strict=True)
+
+
+class Writer:
+    """Writes predictions to a new file at `path`.
+
+    Args:
+        path: the file; made anew.
+        names: of the classes.
+        genres: names of the genres.
+    """
+
+    def __init__(self, path: Path, names: list[str], genres: list[str]):
+        self.path, self.names, self.genres = path, names, genres
+        self.file: Any = path.open("w", encoding="utf-8", newline="")
+
+    def write(self, predictions: Predictions) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End the file; without it the file is not whole."""
+        self.file.close()
+
+    def abandon(self) -> None:
+        """Let go of the file, half as it is."""
+        self.file.close()
+
+
+class KaggleWriter(Writer):
+    """The CSV of the 2017 and 2018 challenges: `id,class score class score …`."""
+
+    def __init__(self, path: Path, names: list[str], genres: list[str]):
+        super().__init__(path, names, genres)
+        self.file.write("VideoId,LabelConfidencePairs\n")
+
+    def write(self, predictions: Predictions) -> None:
+        self.file.writelines(
+            f"{name},{' '.join(f'{c} {s:g}' for c, s in zip(classes, scores, strict=True))}\n"
+            for name, classes, scores, _, _ in predictions
+        )
+
+
+class NamesWriter(Writer):
+    """A CSV table for people: a row per video and class, with the video's best genre beside it."""
+
+    def __init__(self, path: Path, names: list[str], genres: list[str]):
+        super().__init__(path, names, genres)
+        self.table = csv.writer(self.file, lineterminator="\n")
+        self.table.writerow(["VideoId", "Genre", "GenreScore", "Class", "Name", "Score"])
+
+    def write(self, predictions: Predictions) -> None:
+        for name, classes, scores, genres, genre_scores in predictions:
+            genre = (self.genres[genres[0]], f"{genre_scores[0]:g}") if genres else ("", "")
+            self.table.writerows(
+                (name, *genre, c, self.names[c], f"{s:g}") for c, s in zip(classes, scores, strict=True)
+            )
+
+
+class JSONLinesWriter(Writer):
+    """An object per video: `id`, `genres` of `name` and `score`, `labels` of `class`, `name` and `score`."""
+
+    def write(self, predictions: Predictions) -> None:
+        for name, classes, scores, genres, genre_scores in predictions:
+            video = {
+                "id": name,
+                "genres": [
+                    {"name": self.genres[g], "score": float(f"{s:g}")}
+                    for g, s in zip(genres, genre_scores, strict=True)
+                ],
+                "labels": [
+                    {"class": c, "name": self.names[c], "score": float(f"{s:g}")}
+                    for c, s in zip(classes, scores, strict=True)
+                ],
+            }
+            self.file.write(json.dumps(video, ensure_ascii=False) + "\n")
+
+
+class ParquetWriter(Writer):
+    """A row per video, lists best first: `id`, `classes`, `names`, `scores`, `genres`, `genre_scores`.
+
+    Scores are float32, as computed. Rows are written out by the thousand, for a group of rows costs a header.
+    """
+
+    ROWS = 8192
+
+    def __init__(self, path: Path, names: list[str], genres: list[str]):
+        import pyarrow  # of the extra `parquet`
+        import pyarrow.parquet
+
+        self.path, self.names, self.genres = path, names, genres
+        texts, floats = pyarrow.list_(pyarrow.string()), pyarrow.list_(pyarrow.float32())
+        self.schema = pyarrow.schema(
+            {
+                "id": pyarrow.string(),
+                "classes": pyarrow.list_(pyarrow.int32()),
+                "names": texts,
+                "scores": floats,
+                "genres": texts,
+                "genre_scores": floats,
+            }
+        )
+        self.table = pyarrow.Table
+        self.file = pyarrow.parquet.ParquetWriter(path, self.schema)
+        self.rows: list[dict[str, Any]] = []
+
+    def write(self, predictions: Predictions) -> None:
+        self.rows += (
+            {
+                "id": name,
+                "classes": classes,
+                "names": [self.names[c] for c in classes],
+                "scores": scores,
+                "genres": [self.genres[g] for g in genres],
+                "genre_scores": genre_scores,
+            }
+            for name, classes, scores, genres, genre_scores in predictions
+        )
+        if len(self.rows) >= self.ROWS:
+            self._write_out()
+
+    def close(self) -> None:
+        self._write_out()
+        self.file.close()
+
+    def _write_out(self) -> None:
+        self.file.write_table(self.table.from_pylist(self.rows, self.schema))
+        self.rows.clear()
+
+
+class SegmentsWriter(Writer):
+    """The CSV of the 2019 challenge: `class,id:start id:start …` by falling score, 100,000 per class at most.
+
+    It goes by class, and the predictions come by segment: a database beside the file sorts them, on the disk.
+    """
+
+    def __init__(self, path: Path, names: list[str], genres: list[str]):
+        super().__init__(path, names, genres)
+        self.pairs_path = path.with_name(path.name + ".pairs")
+        self.pairs_path.unlink(missing_ok=True)
+        self.pairs = sqlite3.connect(self.pairs_path, isolation_level=None)
+        # A database that is thrown away needs no protection against a crash.
+        self.pairs.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN")
+        self.pairs.execute("CREATE TABLE pairs (class INTEGER, score REAL, segment TEXT)")
+
+    def write(self, predictions: Predictions) -> None:
+        self.pairs.executemany(
+            "INSERT INTO pairs VALUES (?, ?, ?)",
+            (
+                (c, s, segment)
+                for segment, classes, scores, _, _ in predictions
+                for c, s in zip(classes, scores, strict=True)
+            ),
+        )
+
+    def close(self) -> None:
+        self.file.write("Class,Segments\n")
+        ranked = self.pairs.execute("SELECT class, segment FROM pairs ORDER BY class, score DESC, rowid")
+        current, count = None, 0
+        for index, segment in ranked:
+            if index != current:
+                self.file.write(f"\n{index},{segment}" if current is not None else f"{index},{segment}")
+                current, count = index, 1
+            elif count < MAX_SEGMENTS:
+                self.file.write(f" {segment}")
+                count += 1
+        self.file.write("\n" if current is not None else "")
+        self.abandon()
+
+    def abandon(self) -> None:
+        self.pairs.close()
+        self.pairs_path.unlink(missing_ok=True)
+        self.file.close()
+
+
+WRITERS: dict[str, type[Writer]] = {
+    "csv": KaggleWriter,
+    "names": NamesWriter,
+    "jsonl": JSONLinesWriter,
+    "parquet": ParquetWriter,
+}
+ENDINGS = {"csv": ".csv", "names": ".names.csv", "jsonl": ".jsonl", "parquet": ".parquet"}
+
+
+def segment_classes(path: Path, num_classes: int) -> list[int]:
+    """The classes that 2019's segments were rated for, from `segment_label_ids.csv` (one column, `Index`).
+
+    Raises:
+        ConfigError: there is no such file, or it holds something else.
+    """
+    try:
+        lines: Iterable[str] = path.read_text(encoding="utf-8-sig").split()
+    except OSError as error:
+        raise ConfigError(
+            f"segment_label_ids: expected the classes of a segment submission at {path}; {error.strerror}; "
+            "yt8m.download fetches them, or set segment_label_ids"
+        ) from None
+    header, *values = lines or ("",)
+    if header != "Index" or not values or not all(v.isdecimal() and int(v) < num_classes for v in values):
+        raise ConfigError(
+            f"segment_label_ids: expected a column Index of classes 0..{num_classes - 1} in {path}, found "
+            "something else; fetch the file again"
+        )
+    return sorted({int(value) for value in values})
