@@ -1,0 +1,1 @@
+"""What `yt8m.explore` counts, draws and writes."""

@@ -1,0 +1,284 @@
+"""Accumulators for one pass over a dataset each; their size depends on C and D, never on the number of videos."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from yt8m.datamodules.dataset import Batch
+
+SAMPLE = 2000  # videos kept for the projection
+# Of the score histograms, in standard deviations; the outer bins take what is beyond.
+EDGES = np.linspace(-4, 12, 161)
+
+
+def dequantize(values: np.ndarray) -> np.ndarray:
+    """float32 values of uint8 features, from -2 to 2 (YouTube-8M's reference reader)."""
+    return values.astype(np.float32) * np.float32(4 / 255) + np.float32(4 / 512 - 2)
+
+
+def video_vectors(batch: Batch, level: str) -> np.ndarray:
+    """One vector per row of the batch: the mean of its dequantised frames, at video level its features.
+
+    float32 [B, D]. May share memory with the batch.
+    """
+    if level == "video":
+        return batch.features.numpy()
+    # Summed as integers, video by video: three times as fast as turning every frame into floats.
+    sums = [frames.sum(0, dtype=torch.int32) for frames in batch.features.split(batch.num_frames.tolist())]
+    return dequantize(torch.stack(sums).numpy() / batch.num_frames.numpy()[:, None])
+
+
+@dataclass
+class Video:
+    """One video's features as stored, uint8 [T, D], and its classes."""
+
+    id: str
+    frames: np.ndarray
+    classes: list[int]
+
+
+class Sample:
+    """Up to ``size`` videos, every set of which is equally likely (reservoir sampling, Vitter's algorithm R).
+
+    ``vectors`` is float32 [size, D]; ``classes`` has a list of class numbers per video.
+    """
+
+    def __init__(self, size: int, feature_size: int, seed: int):
+        self._vectors = np.empty((size, feature_size), np.float32)
+        self.classes: list[list[int]] = []
+        self._seen = 0
+        self._rng = np.random.default_rng(seed)
+
+    @property
+    def vectors(self) -> np.ndarray:
+        return self._vectors[: len(self.classes)]
+
+    def add(self, vectors: np.ndarray, classes: Sequence[list[int]]) -> None:
+        numbers = np.arange(self._seen, self._seen + len(vectors))
+        self._seen += len(vectors)
+        places = np.where(numbers < len(self._vectors), numbers, self._rng.integers(0, numbers + 1))
+        for row in np.flatnonzero(places < len(self._vectors)):
+            self._vectors[places[row]] = vectors[row]
+            if places[row] == len(self.classes):
+                self.classes.append(classes[row])
+            else:
+                self.classes[places[row]] = classes[row]
+
+
+class Overview:
+    """First pass: counts, moments, the sample, one video's frames, and a mean vector per class.
+
+    The mean vectors are of every second video only, so that the second pass can show the others.
+
+    Args:
+        num_classes: C.
+        feature_size: D.
+        level: of the data, as `ShardDataset` has it.
+        max_frames: that no video has more of.
+        video: id of the video whose frames are kept, None for the first.
+        seed: of the sample.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        feature_size: int,
+        level: str,
+        max_frames: int,
+        video: str | None = None,
+        seed: int = 0,
+    ):
+        self.level = level
+        self.videos = 0
+        self.labelled = 0  # videos of which labels are known, were it that they have none
+        self.label_counts = np.zeros(num_classes, np.int64)  # [C]
+        self.labels_per_video = np.zeros(num_classes + 1, np.int64)  # videos by number of labels
+        self.frames_per_video = np.zeros(max_frames + 1, np.int64)  # videos by number of frames
+        self.sample = Sample(SAMPLE, feature_size, seed)
+        self.video: Video | None = None
+        self._wanted = video
+        self._sums = np.zeros((2, feature_size))  # of values, and of their squares
+        self._half = Half(num_classes, feature_size)
+
+    def add(self, batch: Batch) -> None:
+        """Count a batch; nothing of its memory is kept."""
+        if not len(batch):
+            return
+        vectors = video_vectors(batch, self.level)
+        classes: list[list[int]] = [[] for _ in range(len(batch))]
+        if batch.label_index is not None:
+            rows, columns = batch.label_index.numpy().T
+            for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+                classes[row].append(column)
+            self.labelled += len(batch)
+            self.label_counts += np.bincount(columns, minlength=len(self.label_counts))
+            numbers = [len(of_video) for of_video in classes]
+            self.labels_per_video += np.bincount(numbers, minlength=len(self.labels_per_video))
+            self._half.add(vectors, batch.label_index)
+        lengths = batch.num_frames.numpy()
+        self.frames_per_video += np.bincount(lengths, minlength=len(self.frames_per_video))
+        self._sums += vectors.sum(axis=0, dtype=np.float64), np.square(vectors).sum(axis=0, dtype=np.float64)
+        self.sample.add(vectors, classes)
+        self.videos += len(batch)
+        if self.video is None and self.level != "video":
+            self._keep_video(batch, classes)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean of the video vectors, float64 [D]."""
+        return self._sums[0] / self.videos
+
+    @property
+    def deviation(self) -> np.ndarray:
+        """Standard deviation of the video vectors, float64 [D]."""
+        return np.sqrt(np.maximum(self._sums[1] / self.videos - self.mean**2, 0))
+
+    def top(self, number: int) -> np.ndarray:
+        """The most frequent classes that occur, most frequent first, int64 [at most number]."""
+        order = np.argsort(-self.label_counts, kind="stable")[:number]
+        return order[self.label_counts[order] > 0]
+
+    def class_means(self, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Means with and without each class over every second video, float64 [K, D]; NaN where there is none."""
+        return self._half.means(classes)
+
+    def _keep_video(self, batch: Batch, classes: list[list[int]]) -> None:
+        if self._wanted is not None and self._wanted not in batch.ids:
+            return
+        row = 0 if self._wanted is None else batch.ids.index(self._wanted)
+        end = int(batch.num_frames[: row + 1].sum())
+        frames = batch.features[end - int(batch.num_frames[row]) : end].numpy().copy()
+        self.video = Video(batch.ids[row], frames, classes[row])
+
+
+class Half:
+    """Sums of the vectors per class over every second labelled video: float64 [C, D]."""
+
+    def __init__(self, num_classes: int, feature_size: int):
+        self.sums = torch.zeros(num_classes, feature_size, dtype=torch.float64)
+        self.counts = torch.zeros(num_classes, dtype=torch.int64)
+        self.total = np.zeros(feature_size)
+        self.videos = 0
+        self._seen = 0
+
+    def add(self, vectors: np.ndarray, label_index: torch.Tensor) -> None:
+        first = self._seen % 2
+        self._seen += len(vectors)
+        chosen = vectors[first::2]
+        rows, columns = label_index[label_index[:, 0] % 2 == first].T
+        self.sums.index_add_(0, columns, torch.from_numpy(vectors)[rows].double())
+        self.counts += torch.bincount(columns, minlength=len(self.counts))
+        self.total += chosen.sum(axis=0, dtype=np.float64)
+        self.videos += len(chosen)
+
+    def means(self, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        sums, counts = self.sums[classes].numpy(), self.counts[classes].numpy()[:, None]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return sums / counts, (self.total - sums) / (self.videos - counts)
+
+
+class ClassScores:
+    """Second pass: which of the top classes come together, and how well each feature tells them apart.
+
+    A video's score for a class is its place along a direction that leads from the videos without the class to those
+    with it: the difference of their means over the variance, dimension by dimension (a linear discriminant with
+    a diagonal covariance). Directions come from every second video, the histograms hold the others.
+
+    Args:
+        overview: the finished first pass over the same videos in the same order.
+        classes: int64 [K].
+        features: name to size, F in number.
+    """
+
+    def __init__(self, overview: Overview, classes: np.ndarray, features: dict[str, int]):
+        self.classes = classes
+        self.together = np.zeros((len(classes), len(classes)), np.int64)  # [K, K] videos with both
+        self.histograms = np.zeros(
+            (len(features), len(classes), 2, len(EDGES) - 1), np.int64
+        )  # without, with
+        self._level, self._seen = overview.level, 0
+        self._place = np.full(len(overview.label_counts), -1)
+        self._place[classes] = np.arange(len(classes))
+        present, absent = overview.class_means(classes)
+        variance = np.maximum(overview.deviation**2, 1e-12)
+        direction = np.nan_to_num((present - absent) / variance)  # [K, D]
+        blocks, end = [], 0
+        for size in features.values():
+            block = np.zeros_like(direction)
+            block[:, end : end + size] = direction[:, end : end + size]
+            blocks.append(block)
+            end += size
+        self._directions = np.concatenate(blocks).T  # [D, F K]
+        scores = overview.sample.vectors @ self._directions
+        self._center, self._scale = scores.mean(axis=0), np.maximum(scores.std(axis=0), 1e-12)
+
+    def add(self, batch: Batch) -> None:
+        """Count a batch; nothing of its memory is kept."""
+        if not len(batch) or batch.label_index is None:
+            return
+        rows, columns = batch.label_index.numpy().T
+        chosen = self._place[columns] >= 0
+        member = np.zeros((len(batch), len(self.classes)), bool)  # [B, K]
+        member[rows[chosen], self._place[columns[chosen]]] = True
+        self.together += member.T.astype(np.int64) @ member
+        first = 1 - self._seen % 2
+        self._seen += len(batch)
+        member = member[first::2]
+        vectors = video_vectors(batch, self._level)[first::2]
+        scores = (vectors @ self._directions - self._center) / self._scale
+        bins = np.clip(np.searchsorted(EDGES, scores, "right") - 1, 0, len(EDGES) - 2)
+        bins = bins.reshape(len(member), -1, len(self.classes))  # [B, F, K]
+        feature, kind = np.ogrid[: bins.shape[1], : len(self.classes)]
+        np.add.at(self.histograms, (feature, kind, member[:, None].astype(int), bins), 1)
+
+    def conditional(self) -> np.ndarray:
+        """P(column | row): the share of the videos of class i that have class j too, float64 [K, K]."""
+        return self.together / np.diagonal(self.together)[:, None]
+
+    def separation(self) -> np.ndarray:
+        """Chance that a video of the class scores higher than one without it (AUC), float64 [F, K].
+
+        Within a bin of the histogram it counts as one half; NaN where there are no videos of either kind.
+        """
+        absent, present = self.histograms[:, :, 0], self.histograms[:, :, 1]
+        below = np.cumsum(absent, axis=-1) - absent / 2
+        with np.errstate(invalid="ignore"):
+            return (present * below).sum(-1) / (present.sum(-1) * absent.sum(-1))
+
+
+def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places on the two first principal components, [n, 2], and the share of the variance of each, [2].
+
+    The sign of a component is arbitrary: its largest weight is made positive.
+    """
+    centered = (vectors - vectors.mean(axis=0)).astype(np.float64)
+    _, singular, axes = np.linalg.svd(centered, full_matrices=False)
+    axes = axes[:2]
+    axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
+    return centered @ axes.T, singular[:2] ** 2 / max((singular**2).sum(), 1e-12)
+
+
+def as_json(overview: Overview, scores: ClassScores | None, skipped: int) -> dict[str, Any]:
+    """What the pictures show, in numbers. Histograms are by number of labels or frames, without zeros."""
+
+    def histogram(counts: np.ndarray) -> dict[int, int]:
+        return {number: counts[number].item() for number in np.flatnonzero(counts).tolist()}
+
+    return {
+        "videos": overview.videos,
+        "labelled": overview.labelled,
+        "records_left_out": skipped,
+        "videos_per_class": histogram(overview.label_counts),
+        "labels_per_video": histogram(overview.labels_per_video),
+        "frames_per_video": histogram(overview.frames_per_video) if overview.level != "video" else None,
+        "feature_mean": overview.mean.tolist(),
+        "feature_deviation": overview.deviation.tolist(),
+        "top_classes": None if scores is None else scores.classes.tolist(),
+        "together": None if scores is None else scores.together.tolist(),
+        "separation": None
+        if scores is None
+        else np.where(np.isfinite(scores.separation()), scores.separation(), None).tolist(),
+    }
