@@ -10,6 +10,7 @@ import psutil
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import distributed
 
 METRICS = ("loss", "hit1", "perr", "gap", "map")
@@ -68,6 +69,22 @@ class RandomState(Callback):
                 torch.cuda.set_rng_state(mine["cuda"])
 
 
+class SaveOnTermination(Callback):
+    """Writes `last.ckpt` when the process is told to end (SIGTERM, as clusters send it before they take a node).
+
+    Lightning obeys between two batches, so the checkpoint is as exact as any other.
+    """
+
+    def __init__(self, dirpath: str):
+        self.path = Path(dirpath, "last.ckpt")
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        if isinstance(exception, SIGTERMException) and trainer.state.fn == "fit":
+            trainer.save_checkpoint(self.path)
+
+
 class RunFigures(Callback):
     """What the run cost: seconds, videos per second, and the machine's load sampled beside it.
 
@@ -85,10 +102,13 @@ class RunFigures(Callback):
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
+    def elapsed(self) -> float:
+        """Seconds of training so far, those before a resumed checkpoint included."""
+        return self.seconds + (time.perf_counter() - self._began if self._thread else 0.0)
+
     def state_dict(self) -> dict[str, Any]:
-        now = time.perf_counter()
         return {
-            "seconds": self.seconds + (now - self._began if self._thread else 0.0),
+            "seconds": self.elapsed(),
             "train_seconds": self.train_seconds,
             "videos": self.videos,
             "samples": self._samples,
@@ -115,11 +135,24 @@ class RunFigures(Callback):
         self.train_seconds += now - self._mark
         self._mark = now
         self.videos += len(batch) * trainer.world_size
+        self._log_seconds()
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self._log_seconds()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._mark = time.perf_counter()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._end()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self._end()  # Lightning leaves the teardown out
+
+    def _end(self) -> None:
         if self._thread:
             self.seconds += time.perf_counter() - self._began
             self._stop.set()
@@ -137,6 +170,10 @@ class RunFigures(Callback):
             figures[f"{name}_mean"] = total / count if count else None
             figures[f"{name}_peak"] = peak if count else None
         return figures
+
+    def _log_seconds(self) -> None:
+        # Beside the other figures, for curves over time. A tensor of the host, so that no GPU hears of it.
+        self.log("seconds", torch.tensor(self.elapsed()))
 
     def _sample_forever(self) -> None:
         psutil.cpu_percent()  # The first call only starts the clock.

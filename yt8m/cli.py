@@ -7,13 +7,30 @@ from collections.abc import Callable
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+# Environment variable: the file in which the runs of a sweep's agent note that they began and that they are done.
+RUNS_RECORD = "YT8M_RUNS_RECORD"
+
 
 def launch(command: Callable[[], None]) -> None:
     """Call a function that `hydra.main` made; a wrong argument ends the process with one line and exit code 2."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print in several lines.
+    os.environ.setdefault(
+        "SQLALCHEMY_SILENCE_UBER_WARNING", "1"
+    )  # Optuna's; the extra `search` pins below 2.0
+    _note("began")
     try:
         command()
+    except SystemExit as end:
+        if end.code:  # None where Lightning obeyed a SIGTERM, by which a sweep stops a run early
+            raise
     except (HydraException, OmegaConfBaseException) as error:
         message, _, _ = str(error).partition("Config search path")
         print(f"error: {' '.join(message.split())}; see --help", file=sys.stderr)
         sys.exit(2)
+    _note("done")
+
+
+def _note(event: str) -> None:
+    if RUNS_RECORD in os.environ:
+        with open(os.environ[RUNS_RECORD], "a") as record:
+            record.write(f"{event} {os.environ.get('WANDB_RUN_ID')} {' '.join(sys.argv[1:])}\n")

@@ -12,8 +12,14 @@ CONFIG_DIR: str = str(next(path for path in (_PACKAGE / "conf", _PACKAGE.parent 
 
 
 def as_folder(overrides: str) -> str:
-    """`model=nn,dataset.root=/a/b` as one folder's name: no separators, no longer than file systems allow."""
-    return re.sub(r"[^\w.,=+-]+", "-", overrides)[:200]
+    """`model=nn,dataset.root=/a/b` as one folder's name: no separators, no longer than file systems allow.
+
+    Of too many overrides the longest are left out, for they are paths and the like: what a sweep varies is short.
+    """
+    parts = re.split(r",(?=[^,{}\[\]]+=)", overrides)  # not at the commas of a list or a dictionary
+    while len(parts) > 1 and len(",".join(parts)) > 200:
+        parts.remove(max(parts, key=len))
+    return re.sub(r"[^\w.,=+-]+", "-", ",".join(parts))[:200]
 
 
 OmegaConf.register_new_resolver("as_folder", as_folder, replace=True)

@@ -1,5 +1,6 @@
 """What the commands share: from a configuration to a finished, recorded run."""
 
+import gc
 import importlib.metadata
 import logging
 import platform
@@ -24,10 +25,13 @@ from rich.table import Table
 from yt8m.build import build
 from yt8m.callbacks import METRICS, RandomState, RunFigures, write_json
 from yt8m.checkpoint import AtomicCheckpointIO, find_checkpoint, read_checkpoint
+from yt8m.datamodules.datamodule import YT8MDataModule
 from yt8m.datamodules.loader import ReaderError
 from yt8m.datamodules.tfrecord import DataError
 from yt8m.errors import ConfigError
+from yt8m.loggers import WandbLogger
 from yt8m.module import VideoClassifier
+from yt8m.processes import refuse_unusable
 
 log = logging.getLogger(__name__)
 
@@ -35,28 +39,32 @@ log = logging.getLogger(__name__)
 def command(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     """Run `task(cfg)` as Hydra's job: the user's mistakes in one line, all else in the job's log, W&B closed."""
     _quiet_lightning()
-    failed = True
+    result, failure = None, "interrupted"
     try:
-        result = task(cfg)
-        failed = False
-        return result
+        result, failure = task(cfg), None
     except (ConfigError, DataError, ReaderError) as error:
         log.error(error)
-        _end_job(str(error))
+        failure = str(error)
     except Exception as error:
         log.exception("The job failed")
-        _end_job(f"{type(error).__name__}: {error}")
+        failure = f"{type(error).__name__}: {error}"
     finally:
         # Otherwise the next job of a sweep would go on in this job's W&B run.
         if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
-            sys.modules["wandb"].finish(exit_code=int(failed))
+            sys.modules["wandb"].finish(exit_code=int(failure is not None))
+    # A network, its optimizer and its trainer refer to each other: several jobs' would be in memory at once.
+    gc.collect()
+    if failure:
+        # Not where the error was caught: as the context of this one it would keep all that the job had made.
+        _end_job(failure)
+    return result
 
 
 def _end_job(message: str) -> NoReturn:
     """End a failed job, whose log has it all. A sweep's other jobs go on, and Hydra names this one at the end."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         job = HydraConfig.get().job
-        raise CompactHydraException(f"job {job.num} ({job.override_dirname}) failed: {message}") from None
+        raise CompactHydraException(f"job {job.num} ({job.override_dirname}) failed: {message}")
     sys.exit(1)
 
 
@@ -71,15 +79,17 @@ def train(cfg: DictConfig) -> float:
     classifier = VideoClassifier(
         model=config["model"],
         feature_sizes=datamodule.features,
-        num_classes=datamodule.num_classes,
+        num_classes=datamodule.num_targets(),
         loss=config["loss"],
         optimizer=config["optimizer"],
         scheduler=config["scheduler"] or None,
         gradient_clip=config["gradient_clip"],
         normalize=config["normalize"],
         level=datamodule.level,
-        max_frames=datamodule.max_frames,
+        max_frames=datamodule.longest(),
         pad_to=datamodule.pad_to,
+        target=datamodule.target,
+        vocabulary=[[info.name, *info.verticals] for info in datamodule.classes() or ()] or None,
         config=config,
     )
     ckpt_path = find_checkpoint(config["ckpt_path"], folder) if config["ckpt_path"] else None
@@ -99,10 +109,6 @@ def train(cfg: DictConfig) -> float:
         trainer.test(classifier, datamodule, ckpt_path=best or None, weights_only=True, verbose=False)
         metrics |= {key: float(value) for key, value in trainer.callback_metrics.items()}
 
-    if config["optimized_metric"] not in metrics:
-        raise ConfigError(
-            f"optimized_metric: expected one of {', '.join(sorted(metrics))}, found {config['optimized_metric']}"
-        )
     skipped = datamodule.skipped()
     if trainer.is_global_zero:
         record = {
@@ -123,28 +129,21 @@ def train(cfg: DictConfig) -> float:
     return metrics[config["optimized_metric"]]
 
 
-def evaluate(cfg: DictConfig) -> float:
-    """Evaluate a checkpoint on the partition `split`; what `eval.yaml` leaves empty comes from the checkpoint."""
-    given: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)
-    if not given["ckpt_path"]:
-        raise ConfigError(
-            "ckpt_path: expected the checkpoint to evaluate; set ckpt_path=RUN/checkpoints/best.ckpt"
-        )
-    if given["split"] not in ("validate", "test"):
-        raise ConfigError(f"split: expected validate or test, found {given['split']!r}")
-    path = find_checkpoint(given["ckpt_path"], Path(given["output_dir"]))
+def restore(
+    ckpt_path: str, folder: Path, dataset: dict[str, Any]
+) -> tuple[Path, VideoClassifier, YT8MDataModule]:
+    """A checkpoint's path, its classifier, and its data module with what `dataset` does not leave None.
+
+    Nothing else is needed: the checkpoint carries the run's configuration. Only its limits are not taken over:
+    they shortened the training, and here they would leave out videos silently.
+    """
+    path = find_checkpoint(ckpt_path, folder)
     config = read_checkpoint(path)["hyper_parameters"]["config"]
-    dataset = config["dataset"] | {key: value for key, value in given["dataset"].items() if value is not None}
-    datamodule = build(dataset, "dataset", "yt8m.datamodules", seed=config["seed"])
+    arguments = config["dataset"] | {"limit_shards": None, "limit_videos": None}
+    arguments |= {key: value for key, value in dataset.items() if value is not None}
+    datamodule = build(arguments, "dataset", "yt8m.datamodules", seed=config["seed"])
     classifier = VideoClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    trainer = make_trainer(given, [], [])
-    run = trainer.validate if given["split"] == "validate" else trainer.test
-    values = run(classifier, datamodule, verbose=False)[0]
-    if trainer.is_global_zero:
-        record = {**values, "ckpt_path": str(path), "split": given["split"], **provenance()}
-        write_json(Path(given["output_dir"]) / "metrics.json", record)
-        print_results(record, Path(given["output_dir"]))
-    return values[f"{'val' if given['split'] == 'validate' else 'test'}/gap"]
+    return path, classifier, datamodule
 
 
 def make_trainer(config: dict[str, Any], callbacks: list[Any], loggers: list[Any]) -> pl.Trainer:
@@ -181,10 +180,10 @@ def print_results(record: dict[str, Any], folder: Path) -> None:
     """The run's figures as a table, and where everything lies."""
     table = Table(show_header=False, box=None, pad_edge=False)
     for prefix, partition in (("train", "train"), ("val", "validate"), ("test", "test")):
-        for name in METRICS:
+        for name, title in _TITLES.items():
             value = record.get(f"{prefix}/{name}")
             if value is not None:
-                table.add_row(f"{partition} {_TITLES[name]}", f"{value:.4f}")
+                table.add_row(f"{partition} {title}", f"{value:.4f}")
     for key, (title, form) in _FIGURES.items():
         if record.get(key) is not None:
             table.add_row(title, form.format(record[key]))
@@ -193,6 +192,7 @@ def print_results(record: dict[str, Any], folder: Path) -> None:
 
 
 _TITLES = {"loss": "loss", "hit1": "Hit@1", "perr": "PERR", "gap": "GAP", "map": "mAP"}
+_TITLES |= {f"genre_{name}": f"{title} of genres" for name, title in _TITLES.items()}
 _FIGURES = {
     "params": ("parameters", "{:,}"),
     "lr": ("learning rate", "{:g}"),
@@ -213,14 +213,14 @@ _FIGURES = {
 
 
 def _refuse_unusable(config: dict[str, Any]) -> None:
+    known = [f"val/{name}" for name in METRICS]
+    if config["optimized_metric"] not in known:
+        raise ConfigError(
+            f"optimized_metric: expected one of {', '.join(known)}, found {config['optimized_metric']}"
+        )
     if config["seed"] is None:
         raise ConfigError("seed: expected a whole number, found null; the order of the data depends on it")
-    strategy, devices = str(config["trainer"].get("strategy", "auto")), config["trainer"].get("devices", 1)
-    if HydraConfig.get().mode == RunMode.MULTIRUN and devices not in (1, "1", [0]) and "fork" not in strategy:
-        raise ConfigError(
-            f"trainer.devices: expected 1 device per job of a multirun, found {devices} with strategy {strategy}, "
-            "whose processes would each run the whole sweep; set trainer.strategy=ddp_fork, or a hydra/launcher"
-        )
+    refuse_unusable(config["trainer"])
 
 
 def _precision(accelerator: str) -> str:
@@ -231,9 +231,11 @@ def _precision(accelerator: str) -> str:
 
 
 def _log_setup(loggers: list[Any], config: dict[str, Any], classifier: VideoClassifier) -> None:
-    """Give every logger the configuration, flat, and TensorBoard the network's graph."""
+    """Give every logger the configuration, flat, W&B the code, and TensorBoard the network's graph."""
     for logger in loggers:
-        logger.log_hyperparams(_flat(config))
+        logger.log_hyperparams({**_flat(config), "git_commit": provenance()["git_commit"]})
+        if isinstance(logger, WandbLogger):
+            logger.begin(classifier.model)
         if isinstance(logger, TensorBoardLogger):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the tracer's remarks on constants
@@ -260,6 +262,8 @@ def _quiet_lightning() -> None:
         ".*smaller than the logging interval.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*your dataloader is not resumable.*",  # the data module is
+        ".*Could not log computational graph.*",  # `_log_setup` does
+        ".*It is recommended to use `self.log.*sync_dist=True.*",  # the metrics are the same on all ranks
         ".*you defined a `validation_step` but have no `val_dataloader`.*",
         ".*`isinstance.treespec, LeafSpec.` is deprecated.*",
     ):

@@ -1,0 +1,43 @@
+"""Ways of starting several training processes that would not do what was meant."""
+
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+from yt8m.errors import ConfigError
+
+
+def refuse_unusable(trainer: dict[str, Any]) -> None:
+    """Check the group `trainer` against the way in which this process was started.
+
+    Raises:
+        ConfigError: processes that would repeat a whole sweep, scatter their output, or hide what they did.
+    """
+    strategy, devices = trainer["strategy"], trainer["devices"]
+    if isinstance(strategy, str) and any(word in strategy for word in ("fork", "spawn", "notebook")):
+        raise ConfigError(
+            f"trainer.strategy: expected processes of their own, found {strategy}, whose forked ones take the "
+            "run's figures with them; set trainer.strategy=ddp"
+        )
+    one_process = devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)
+    if one_process and trainer["num_nodes"] == 1:
+        return
+    hydra = HydraConfig.get()
+    in_slurm = SLURMEnvironment.detect()
+    if hydra.mode == RunMode.MULTIRUN:
+        # submitit starts as many processes per job as the job has tasks, and they know of each other.
+        if not (in_slurm and "submitit" in hydra.launcher._target_):
+            raise ConfigError(
+                f"trainer.devices: expected 1 in a multirun, found {devices}, whose processes would each run the "
+                "whole sweep; leave out -m and start each configuration by itself, as `wandb agent` does, or set "
+                "hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=DEVICES"
+            )
+    elif (in_slurm or TorchElasticEnvironment.detect()) and not any(
+        override.startswith("hydra.run.dir=") for override in hydra.overrides.hydra
+    ):
+        raise ConfigError(
+            "hydra.run.dir: expected one output folder for all processes of this run, found the default, which "
+            "carries the time at which each started; set hydra.run.dir=outputs/NAME"
+        )
