@@ -79,3 +79,12 @@ def test_resume_at_an_epochs_end_equals_an_uninterrupted_run(tmp_path, tiny_samp
     assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
     for key in ("val/gap", "val/loss", "train/loss", "test/gap"):
         assert whole[key] == resumed[key]
+
+
+def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path, tiny_sample):
+    first = train(tmp_path, *TINY, *tiny_sample)
+    before = weights(tmp_path)
+    again = train(tmp_path, *TINY, *tiny_sample, "ckpt_path=last")
+    assert_equal(before, weights(tmp_path))
+    for key in ("val/gap", "val/loss", "test/gap", "epochs"):
+        assert again[key] == first[key]

@@ -132,6 +132,10 @@ def test_epochs_differ_in_order(tmp_path, tiny_sample, monkeypatch):
         ),
         (["normalize=l3"], r"normalize: expected none or l2, found 'l3'"),
         (["gradient_clip.per=layer"], r"gradient_clip\.per: expected variable or global, found 'layer'"),
+        (
+            ["trainer=gpu", "+trainer.limit_val_batches=2"],
+            r"MisconfigurationException.*No supported gpu backend found",
+        ),
         (["seed=null"], r"seed: expected a whole number, found null"),
         (["optimized_metric=val/map5"], r"optimized_metric: expected one of .*val/gap.*, found val/map5"),
     ],

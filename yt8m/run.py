@@ -14,11 +14,12 @@ from typing import Any, NoReturn
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.table import Table
 
@@ -42,9 +43,9 @@ def command(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     result, failure = None, "interrupted"
     try:
         result, failure = task(cfg), None
-    except (ConfigError, DataError, ReaderError) as error:
-        log.error(error)
-        failure = str(error)
+    except (ConfigError, DataError, ReaderError, InstantiationException, MisconfigurationException) as error:
+        failure = " ".join(str(error).split()) if isinstance(error, InstantiationException) else str(error)
+        log.error(failure)
     except Exception as error:
         log.exception("The job failed")
         failure = f"{type(error).__name__}: {error}"
@@ -103,7 +104,14 @@ def train(cfg: DictConfig) -> float:
     log.info("%s: %s parameters", type(classifier.model).__name__, f"{count_parameters(classifier):,}")
 
     trainer.fit(classifier, datamodule, ckpt_path=ckpt_path, weights_only=True)
+    if config["optimized_metric"] not in trainer.callback_metrics:
+        log.info("nothing was left to train: see trainer.max_epochs")
+        trainer.validate(classifier, datamodule, verbose=False)
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    if config["optimized_metric"] not in metrics:
+        raise ConfigError(
+            f"optimized_metric: expected {config['optimized_metric']}, found no validation; see trainer"
+        )
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if config["test"] and datamodule.globs["test"]:
         trainer.test(classifier, datamodule, ckpt_path=best or None, weights_only=True, verbose=False)
