@@ -216,7 +216,25 @@ def test_nothing_outlives_the_program(shards, end):
     program.stdout.close()
 
 
-def test_video_level(tmp_path, shared_data):
+def test_readers_never_wait_for_threads_of_the_parent(loader, monkeypatch):
+    made = loader(1)
+    read_into = made.dataset.read_into
+
+    def busy(*arguments):
+        torch.ones(1 << 20).sum()
+        return read_into(*arguments)
+
+    monkeypatch.setattr(made.dataset, "read_into", busy)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.ones(1 << 20).sum()  # the parent's threads start
+        assert len(list(made)) == len(made)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_video_level(shared_data):
     paths = sorted((shared_data / "yt8m/2/video/validate").glob("*.tfrecord"))[:2]
     dataset = ShardDataset(paths, {"mean_rgb": 1024, "mean_audio": 128}, 3862, level="video")
     made = Loader(dataset, BatchSampler(dataset.shard_sizes, 64, shuffle=True), 2)

@@ -233,6 +233,8 @@ def _serve(
     pipe: Connection, parents: list[Connection], dataset: ShardDataset, slots: _Slots, reader: int
 ) -> None:
     """A reader's life: fill slots until the pipe ends."""
+    # A forked process has none of the parent's OpenMP threads, and would wait for them for ever.
+    torch.set_num_threads(1)
     # The parent decides when to stop, also at Ctrl-C and when a cluster sends SIGTERM to all processes.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
