@@ -3,33 +3,31 @@
     python benchmarks/read_tfrecord.py                   # 200 MB frame level, 60 MB video level, made up
     python benchmarks/read_tfrecord.py --full            # 1 GB and 300 MB
     python benchmarks/read_tfrecord.py --data DIR --level video --features mean_rgb=1024,mean_audio=128
+    python benchmarks/read_tfrecord.py --tf-python OTHER/bin/python   # where tensorflow has an environment of its own
 
 Rounds alternate between the readers, each reads every video once, and ratios are taken within a round, so that
-a busy machine slows all of them. All run on one core with one thread; the shards lie in the page cache. This
-project verifies both CRCs and reads in random order into a re-used buffer; the others read in file order, and
-the `tfrecord` package verifies nothing. All give batches of 64 videos with ids, labels and one matrix of
-features. The limit is one CRC pass over the records in memory and one copy into a re-used buffer.
+a busy machine slows all of them; CPU time leaves out what others used of the core. All run on one core with one
+thread; the shards lie in the page cache. This project verifies both CRCs and reads in random order into a re-used
+buffer; the others read in file order, and the `tfrecord` package verifies nothing. All give batches of --batch-size
+videos with ids, labels and one matrix of features. The limit is one CRC pass over the records in memory and one
+copy into a re-used buffer.
 """
 
 import argparse
 import itertools
 import json
-import multiprocessing
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-BATCH = 64
 LEVELS = {"frame": {"rgb": 1024, "audio": 128}, "video": {"mean_rgb": 1024, "mean_audio": 128}}
 MEGABYTES = {"frame": (200, 1000), "video": (60, 300)}
 SHARD_MEGABYTES = 25
@@ -65,14 +63,16 @@ def write_shards(folder, level, megabytes, seed=0):
     return paths
 
 
-def yt8m_reader(paths, level, features, id_key):
+def yt8m_reader(paths, level, features, id_key, batch_size):
     import torch
 
     from yt8m.datamodules.dataset import ShardDataset
 
     torch.set_num_threads(1)
     dataset = ShardDataset(paths, features, 1 << 20, level=level, id_key=id_key)
-    batches = np.array_split(np.random.default_rng(0).permutation(len(dataset)), -(-len(dataset) // BATCH))
+    batches = np.array_split(
+        np.random.default_rng(0).permutation(len(dataset)), -(-len(dataset) // batch_size)
+    )
     rows = max(map(dataset.max_rows, batches))
     buffer = torch.zeros(
         rows, sum(features.values()), dtype=torch.float32 if level == "video" else torch.uint8
@@ -84,7 +84,7 @@ def yt8m_reader(paths, level, features, id_key):
     return read
 
 
-def tfrecord_reader(paths, level, features, id_key):
+def tfrecord_reader(paths, level, features, id_key, batch_size):
     from tfrecord.torch.dataset import TFRecordDataset
 
     keys = {id_key: "byte", "labels": "int"}
@@ -109,7 +109,7 @@ def tfrecord_reader(paths, level, features, id_key):
     def read():
         source = videos()
         count = 0
-        while batch := [matrix(video) for video in itertools.islice(source, BATCH)]:
+        while batch := [matrix(video) for video in itertools.islice(source, batch_size)]:
             np.vstack(batch)
             count += len(batch)
         return count
@@ -117,7 +117,7 @@ def tfrecord_reader(paths, level, features, id_key):
     return read
 
 
-def tf_data_reader(paths, level, features, id_key):
+def tf_data_reader(paths, level, features, id_key, batch_size):
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -141,9 +141,9 @@ def tf_data_reader(paths, level, features, id_key):
 
     dataset = tf.data.TFRecordDataset([str(path) for path in paths])
     if level == "video":
-        dataset = dataset.batch(BATCH).map(parse_videos)
+        dataset = dataset.batch(batch_size).map(parse_videos)
     else:
-        dataset = dataset.map(parse_frames).ragged_batch(BATCH)
+        dataset = dataset.map(parse_frames).ragged_batch(batch_size)
     options = tf.data.Options()
     options.threading.private_threadpool_size = 1
     dataset = dataset.with_options(options)
@@ -154,11 +154,13 @@ def tf_data_reader(paths, level, features, id_key):
     return read
 
 
-def limit_reader(paths, level, features, id_key):
+def limit_reader(paths, level, features, id_key, batch_size):
+    import google_crc32c
+
     from yt8m.datamodules.tfrecord import index
 
     shards = [(np.fromfile(path, np.uint8), index(path).tolist()) for path in paths]
-    buffer = np.zeros(BATCH * max(size for _, places in shards for _, size in places), np.uint8)
+    buffer = np.zeros(batch_size * max(size for _, places in shards for _, size in places), np.uint8)
 
     def read():
         videos = position = 0
@@ -183,88 +185,117 @@ READERS = {
 }
 
 
-def _serve(connection, name, core, arguments):
-    """Make a reader in this process, and read once for each message."""
+def serve(name, core, arguments):
+    """Make a reader in this process; for each line of the input read once, and print videos, seconds, CPU seconds."""
     if core is not None:
         os.sched_setaffinity(0, {core})
     read = READERS[name](*arguments)
-    while connection.recv():
-        start = time.perf_counter()
+    for _ in sys.stdin:
+        start, cpu = time.perf_counter(), time.process_time()
         videos = read()
-        connection.send((videos, time.perf_counter() - start))
+        print(json.dumps([videos, time.perf_counter() - start, time.process_time() - cpu]), flush=True)
 
 
-def measure(names, arguments, rounds):
-    """Seconds of each round by reader, and the number of videos.
+def measure(pythons, arguments, rounds):
+    """(seconds, CPU seconds) of each round by reader, and the number of videos.
 
-    Each reader has a process of its own, as TensorFlow and the `tfrecord` package cannot share one: both
-    register the same protobuf messages. They wait while another reads.
+    ``pythons`` maps reader to interpreter. Each reader has a process of its own, as TensorFlow and the `tfrecord`
+    package cannot share one: both register the same protobuf messages. They wait while another reads.
     """
-    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # inherited by the readers
     core = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    context = multiprocessing.get_context("spawn")
-    children = {}
-    for name in names:
-        connection, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, name, core, arguments), daemon=True)
-        process.start()
-        theirs.close()
-        children[name] = process, connection
-    seconds = {name: [] for name in names}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    children = {
+        name: subprocess.Popen(
+            [python, __file__, "--serve", json.dumps([name, core, arguments])],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name, python in pythons.items()
+    }
+    taken = {name: [] for name in pythons}
     videos = set()
     for round_number in range(rounds + 1):
-        for name, (_, connection) in children.items():
-            connection.send(True)
-            count, taken = connection.recv()
+        for name, child in children.items():
+            print(file=child.stdin, flush=True)
+            line = child.stdout.readline() or sys.exit(f"the reader {name} ended early")
+            count, *seconds = json.loads(line)
             videos.add(count)
             if round_number:  # the first one warms the caches
-                seconds[name].append(taken)
-    for process, connection in children.values():
-        connection.send(False)
-        process.join()
+                taken[name].append(seconds)
+    for child in children.values():
+        child.communicate()
     if len(videos) != 1:
         sys.exit(f"readers disagree on the number of videos: {sorted(videos)}")
-    return seconds, videos.pop()
+    return taken, videos.pop()
 
 
 def spread(values, form):
     return " – ".join(format(value, form) for value in (min(values), statistics.median(values), max(values)))
 
 
-def report(console, level, seconds, videos, size):
+def report(console, level, batch_size, taken, videos, size):
     """Print the table of one level and return it as plain data."""
-    table = Table(title=f"{level} level, {videos:,} videos, {size / 1e6:,.0f} MB, 1 core, {BATCH} a batch")
-    for column in ("reader", "videos/s (min – median – max)", "GB/s", "yt8m is faster by"):
+    from rich.table import Table
+
+    title = f"{level} level, {videos:,} videos, {size / 1e6:,.0f} MB, 1 core, {batch_size} a batch, min – median – max"
+    table = Table(title=title)
+    for column in ("reader", "videos/s", "µs of CPU a video", "yt8m is faster by", "in CPU time by"):
         table.add_column(column, justify="left" if column == "reader" else "right")
     rows = {}
-    for name, taken in seconds.items():
-        ratios = [theirs / ours for theirs, ours in zip(taken, seconds["yt8m"], strict=True)]
-        rates = [videos / second for second in taken]
-        rows[name] = {"videos_per_second": rates, "yt8m_is_faster_by": ratios}
-        gigabytes = size / statistics.median(taken) / 1e9
-        table.add_row(
-            name, spread(rates, ",.0f"), f"{gigabytes:.2f}", "" if name == "yt8m" else spread(ratios, ".2f")
-        )
+    for name, rounds in taken.items():
+        wall, cpu = zip(*rounds, strict=True)
+        ratios = [
+            [theirs / ours for theirs, ours in zip(*pair, strict=True)]
+            for pair in zip(rounds, taken["yt8m"], strict=True)
+        ]
+        faster, faster_cpu = zip(*ratios, strict=True)
+        rates = [videos / seconds for seconds in wall]
+        micros = [seconds / videos * 1e6 for seconds in cpu]
+        rows[name] = {
+            "videos_per_second": rates,
+            "cpu_microseconds": micros,
+            "yt8m_is_faster_by": faster,
+            "yt8m_is_faster_by_in_cpu_time": faster_cpu,
+        }
+        spreads = ["", ""] if name == "yt8m" else [spread(faster, ".2f"), spread(faster_cpu, ".2f")]
+        table.add_row(name, spread(rates, ",.0f"), spread(micros, ".1f"), *spreads)
     console.print(table)
     return {"videos": videos, "bytes": size, "readers": rows}
 
 
 def main():
+    from rich.console import Console
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="1 GB at frame level and 300 MB at video level")
     parser.add_argument("--level", choices=LEVELS, help="only this level")
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--data", type=Path, help="folder of real shards to read instead; needs --level")
     parser.add_argument("--features", help="of the real shards, as name=size,name=size")
     parser.add_argument("--id-key", default="id", help="of the real shards")
+    parser.add_argument(
+        "--tf-python", help="Python with tensorflow, to read tf.data with (default: this one)"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.serve:
+        serve(*json.loads(options.serve))
+        return
     if options.data and not options.level:
         parser.error("--data needs --level")
     console = Console()
-    names = [name for name in READERS if name != "tf.data" or find_spec("tensorflow")]
-    if "tf.data" not in names:
-        console.print("tf.data is left out: tensorflow is not installed, see the extra 'bench'")
+    pythons = dict.fromkeys(READERS, sys.executable)
+    if options.tf_python:
+        pythons["tf.data"] = options.tf_python
+    elif not find_spec("tensorflow"):
+        del pythons["tf.data"]
+        console.print(
+            "tf.data is left out: tensorflow is not installed, see the extra 'bench' and --tf-python"
+        )
     results = {"machine": platform.platform(), "python": platform.python_version(), "rounds": options.rounds}
     with tempfile.TemporaryDirectory() as folder:
         for level in [options.level] if options.level else LEVELS:
@@ -278,9 +309,10 @@ def main():
                 paths = sorted(options.data.rglob("*.tfrecord"))
             else:
                 paths = write_shards(folder, level, MEGABYTES[level][options.full])
-            seconds, videos = measure(names, (paths, level, features, options.id_key), options.rounds)
+            arguments = [list(map(str, paths)), level, features, options.id_key, options.batch_size]
+            taken, videos = measure(pythons, arguments, options.rounds)
             size = sum(path.stat().st_size for path in paths)
-            results[level] = report(console, level, seconds, videos, size)
+            results[level] = report(console, level, options.batch_size, taken, videos, size)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from yt8m.datamodules.dataset import Batch, ShardDataset
-from yt8m.datamodules.tfrecord import FOOTER, HEADER, DataError, Shards, scan
+from yt8m.datamodules.shards import Shards
+from yt8m.datamodules.tfrecord import FOOTER, HEADER, DataError, scan
 
 MESSAGES = (
     20  # kept of a shard's faults, which are as many as its records where the configuration does not fit

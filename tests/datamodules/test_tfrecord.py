@@ -15,7 +15,8 @@ from tfrecord.reader import tfrecord_iterator
 
 from tests.datamodules import records
 from yt8m.datamodules import tfrecord
-from yt8m.datamodules.tfrecord import DataError, Shards, index, read, scan
+from yt8m.datamodules.shards import Shards
+from yt8m.datamodules.tfrecord import DataError, index, read, scan
 
 PAYLOADS = [bytes([number]) * length for number, length in enumerate((17, 1, 300, 5), start=1)]
 SIZES = [len(payload) + 16 for payload in PAYLOADS]
@@ -57,16 +58,16 @@ def test_index_and_payloads(tmp_path, compress):
     assert list(read(path, [3, 0, 3])) == [PAYLOADS[3], PAYLOADS[0], PAYLOADS[3]]
     assert sorted(os.listdir(tmp_path)) == ["a.tfrecord", "cache"]
     assert len(os.listdir(tmp_path / "cache" / "index")) == 1
-    with pytest.raises(IndexError, match=r"0\.\.3, found 4\.\.4"):
+    with pytest.raises(IndexError, match=r"0\.\.3, found 4"):
         list(read(path, [4]))
 
 
 def test_index_touches_only_headers(tmp_path, monkeypatch):
     path = records.write_shard(tmp_path / "a.tfrecord", PAYLOADS)
     asked = []
-    plain_read = tfrecord._File.read
+    plain_read = tfrecord.File.read
     monkeypatch.setattr(
-        tfrecord._File, "read", lambda self, *args: asked.append(args) or plain_read(self, *args)
+        tfrecord.File, "read", lambda self, *args: asked.append(args) or plain_read(self, *args)
     )
     index(path)
     assert asked == [(offset, 12) for offset in OFFSETS]

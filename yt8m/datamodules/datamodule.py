@@ -90,7 +90,9 @@ class YT8MDataModule(pl.LightningDataModule):
             if value is not None and value < 1:
                 raise ConfigError(f"dataset.{key}: expected 1 or more, or null for all, found {value}")
         if bucket_by_length and level == "video":
-            raise ConfigError("dataset.bucket_by_length: expected frame-level data, found dataset.level=video")
+            raise ConfigError(
+                "dataset.bucket_by_length: expected frame-level data, found dataset.level=video"
+            )
         if num_workers < 0:
             raise ConfigError(f"dataset.num_workers: expected 0 or more, found {num_workers}")
         self.root = Path(root).expanduser()
@@ -252,7 +254,11 @@ class YT8MDataModule(pl.LightningDataModule):
             self._try(dataset)
         log.info("%s: %s records in %s shards", partition, f"{len(dataset):,}", f"{len(dataset.paths):,}")
         if self.limit_videos is not None and self.limit_videos < len(dataset):
-            log.info("%s: the first %s records are used (dataset.limit_videos)", partition, f"{self.limit_videos:,}")
+            log.info(
+                "%s: the first %s records are used (dataset.limit_videos)",
+                partition,
+                f"{self.limit_videos:,}",
+            )
         return dataset
 
     def _try(self, dataset: ShardDataset) -> None:

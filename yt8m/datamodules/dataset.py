@@ -4,63 +4,22 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import numpy as np
 import torch
 
+from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.example import ExampleError, Value, available, parse_example, parse_sequence
-from yt8m.datamodules.tfrecord import REMEDY, DataError, Payload, Place, Shards, scan
+from yt8m.datamodules.shards import Place, Shards
+from yt8m.datamodules.tfrecord import REMEDY, DataError, Payload, scan
 from yt8m.datamodules.video_batch import VideoReader
 from yt8m.errors import ConfigError
 
 SEGMENT_FRAMES = 5  # every rated segment of YouTube-8M 2019 lasts five frames
 
 _INDEXING_THREADS = 8
-_MANY_VIDEOS = 8  # from which on reading all at once is faster than one by one
-
-
-@dataclass
-class Batch:
-    """B videos, or segments of videos; CPU tensors until `to` moves them.
-
-    - ``ids``: one per row; ``"id:start"`` for segments
-    - ``features``: frame and segment level uint8 [N, D], the frames of all videos one after another,
-      N = ``num_frames.sum()``; video level float32 [B, D]; D = the configured features side by side
-    - ``num_frames``: int64 [B], 1 <= n <= ``max_frames``; all 1 at video level
-    - ``label_index``: int64 [M, 2], distinct (row, class) pairs in rising order, or None where there are no labels
-    - ``label_mask``: same form, the pairs that were rated (segments), or None
-    - ``faults``: one message for each record that was left out, with ``on_corrupt="skip"``
-    """
-
-    ids: list[str]
-    features: torch.Tensor
-    num_frames: torch.Tensor
-    label_index: torch.Tensor | None = None
-    label_mask: torch.Tensor | None = None
-    faults: list[str] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def pin_memory(self) -> "Batch":
-        """The same batch in page-locked memory."""
-        return self._map(torch.Tensor.pin_memory, num_frames=self.num_frames.pin_memory())
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """The same batch with features and labels on ``device``.
-
-        ``num_frames`` stays on the CPU: the longest video of a batch must be known there, and asking the device
-        for it would wait for all that is queued.
-        """
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def _map(self, move: Callable[[torch.Tensor], torch.Tensor], **changes) -> "Batch":
-        index, mask = (
-            None if pairs is None else move(pairs) for pairs in (self.label_index, self.label_mask)
-        )
-        return replace(self, features=move(self.features), label_index=index, label_mask=mask, **changes)
+_MANY_VIDEOS = 16  # from which on reading all at once is faster than one by one
 
 
 class ShardDataset(torch.utils.data.Dataset):
@@ -166,8 +125,7 @@ class ShardDataset(torch.utils.data.Dataset):
         batch = self._read_videos(numbers, buffer) if self.level == "video" else None
         if batch is None:
             batch = self._read(self._shards.locate(numbers), buffer)
-        # A sum tells for the whole batch at once whether to look for the record that is not finite.
-        if self.level == "video" and not math.isfinite(batch.features.sum()):
+        if self.level == "video" and not _all_finite(batch.features.numpy()):
             batch = self._read(self._shards.locate(numbers), buffer, finite=True)
         return batch
 
@@ -389,6 +347,13 @@ class _Draft:
         self.classes.append(classes)
         if rated is not None:
             self.rated.append(rated)
+
+
+def _all_finite(features: np.ndarray) -> bool:
+    # A sum tells at once, and if too large it only costs a closer look. NumPy's, as torch's runs in several threads,
+    # which hangs in a process that was forked from one where it ran before.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(features.sum())
 
 
 def _flat(classes: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:

@@ -13,8 +13,7 @@ import os
 import struct
 import tempfile
 import zlib
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -90,9 +89,12 @@ def read(
 
     ``verify`` checks both CRCs of each. Raises DataError for damage, IndexError for a number that is not there.
     """
-    shards = Shards([_sound(path)], verify)
-    for place in shards.locate(range(len(shards)) if records is None else list(records)):
-        data, start, end = shards.record(place)
+    found = _sound(path)
+    file = File(found.path)
+    for number in range(len(found.records)) if records is None else records:
+        if not 0 <= number < len(found.records):
+            raise IndexError(f"expected record numbers in 0..{len(found.records) - 1}, found {number}")
+        data, start, end = file.record(*found.records[number].tolist(), verify)
         yield data[start:end]
 
 
@@ -110,26 +112,18 @@ def scan(path: str | os.PathLike, cache: bool = True) -> Index:
     Raises DataError only when the file cannot be read at all.
     """
     path = os.path.abspath(path)
-    file = _File(path, unpack=False)
+    file = File(path, unpack=False)
     if cache:
         for known in (_read_sidecar, _read_cache):
             records = known(file)
             if records is not None:
                 return Index(path, records, file.stamp)
     if file.gzip:
-        file = _File(path)
+        file = File(path)
     records, faults = _walk(file)
     if cache and not faults:
         _write_cache(file, records)
     return Index(path, records, file.stamp, tuple(faults))
-
-
-class Place(NamedTuple):
-    """Where a record lies: number of its shard, offset and size in it, framing included."""
-
-    shard: int
-    offset: int
-    size: int
 
 
 class Payload(NamedTuple):
@@ -140,116 +134,7 @@ class Payload(NamedTuple):
     end: int
 
 
-class Shards:
-    """Records of indexed shards, numbered from 0 through all of them; at most ``max_open`` files are open.
-
-    Files open on first use and never travel: a pickled copy opens its own. Reads are positioned, so a forked
-    process and several threads may share one instance.
-    """
-
-    def __init__(self, indices: Sequence[Index], verify: bool = True, max_open: int = 64):
-        self.paths = [found.path for found in indices]
-        self.sizes = np.array([len(found.records) for found in indices], np.int64)  # records per shard
-        self.verify = verify
-        self.max_open = max_open
-        self._stamps = [found.stamp for found in indices]
-        self._records = np.concatenate([found.records for found in indices])
-        self._ends = np.cumsum(self.sizes)
-        self._files: OrderedDict[int, _File] = OrderedDict()
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_files": OrderedDict()}
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def locate(self, numbers: Sequence[int]) -> list[Place]:
-        """Where the records ``numbers`` lie. Raises IndexError for a number that is not there."""
-        return list(map(Place, *(column.tolist() for column in self.lookup(numbers))))
-
-    def lookup(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Shard, offset and size of the records ``numbers``, as `locate` has them: three int64 arrays."""
-        numbers = np.asarray(numbers, np.int64)
-        if len(numbers) and (numbers.min() < 0 or numbers.max() >= len(self)):
-            raise IndexError(
-                f"expected record numbers in 0..{len(self) - 1}, found {numbers.min()}..{numbers.max()}"
-            )
-        shards = np.searchsorted(self._ends, numbers, "right")
-        offsets, sizes = self._records[numbers].T
-        return shards, offsets, sizes
-
-    def record(self, place: Place) -> Payload:
-        """Payload of one record, both CRCs verified.
-
-        Raises DataError for a record that is damaged and for a shard that changed since it was indexed.
-        """
-        shard, offset, size = place
-        data, base, found = self._file(shard).view(offset, size)
-        if found != size:
-            raise self._error(place, f"expected {size} bytes, found {found}")
-        start, end = base + HEADER, base + size - FOOTER
-        if self.verify:
-            length = end - start
-            if data[base:start] != header(length):
-                problem = f"expected the header of a record of {length} bytes, found another"
-                raise self._error(place, f"{problem} (is a .tfindex beside the shard of another one?)")
-            stored = int.from_bytes(data[end : end + FOOTER], "little")
-            computed = masked_crc(np.frombuffer(data, np.uint8, length, start))
-            if computed != stored:
-                raise self._error(place, f"expected payload CRC {stored:08x}, found {computed:08x}")
-        return Payload(data, start, end)
-
-    def mapped(self, shard: int) -> mmap.mmap | None:
-        """All bytes of a shard, to be touched at once and no later; None where the file has become shorter."""
-        return self._file(shard).map()
-
-    def describe(self, place: Place) -> str:
-        """Path and offset, as error messages begin."""
-        return f"{self.paths[place.shard]} @ byte {place.offset}"
-
-    def will_need(self, first: int, last: int) -> None:
-        """Ask the system to read records ``first`` to ``last`` (excluded) into its cache, without waiting."""
-        if not hasattr(os, "posix_fadvise"):
-            return  # macOS
-        start, end = self.locate([first, last - 1])
-        for shard in range(start.shard, end.shard + 1):
-            file = self._file(shard)
-            begin = start.offset if shard == start.shard else 0
-            stop = end.offset + end.size if shard == end.shard else file.size
-            os.posix_fadvise(file.fd, begin, stop - begin, os.POSIX_FADV_WILLNEED)
-
-    def _file(self, shard: int) -> "_File":
-        try:
-            self._files.move_to_end(shard)
-            return self._files[shard]
-        except KeyError:
-            pass
-        file = _File(self.paths[shard])
-        if file.stamp != self._stamps[shard]:
-            raise self._changed(shard)
-        # An evicted file is closed when its last reader lets go of it, never under a thread that reads it; and a
-        # file is never replaced, as closing one lets other threads in.
-        file = self._files.setdefault(shard, file)
-        while len(self._files) > self.max_open:
-            with contextlib.suppress(KeyError):  # another thread was faster
-                self._files.popitem(last=False)
-        return file
-
-    def _error(self, place: Place, problem: str) -> DataError:
-        with contextlib.suppress(OSError):
-            now = os.stat(self.paths[place.shard])
-            if (now.st_size, now.st_mtime_ns) == self._stamps[place.shard]:
-                return DataError(f"{self.describe(place)}: {problem}; {REMEDY}")
-        return self._changed(place.shard)
-
-    def _changed(self, shard: int) -> DataError:
-        return DataError(
-            f"{self.paths[shard]} @ byte 0: expected the file that was indexed ({self._stamps[shard][0]} bytes), "
-            "found it changed or gone since; keep the data still during a run, and start again"
-        )
-
-
-class _File:
+class File:
     """Bytes of a shard by position: the one place that knows where they live.
 
     Small records are read one by one, which is safe whatever happens to the file. Large ones, and many at once, are
@@ -300,6 +185,23 @@ class _File:
             return data, 0, len(data)
         return mapped, offset, min(self.size - offset, size)
 
+    def record(self, offset: int, size: int, verify: bool = True) -> Payload:
+        """Payload of the record at ``offset``, both CRCs verified. Raises DataError for one that is damaged."""
+        data, base, found = self.view(offset, size)
+        if found != size:
+            raise self._damage(offset, f"expected {size} bytes, found {found}")
+        start, end = base + HEADER, base + size - FOOTER
+        if verify:
+            length = end - start
+            if data[base:start] != header(length):
+                problem = f"expected the header of a record of {length} bytes, found another"
+                raise self._damage(offset, f"{problem} (is a .tfindex beside the shard of another one?)")
+            stored = int.from_bytes(data[end : end + FOOTER], "little")
+            computed = masked_crc(np.frombuffer(data, np.uint8, length, start))
+            if computed != stored:
+                raise self._damage(offset, f"expected payload CRC {stored:08x}, found {computed:08x}")
+        return Payload(data, start, end)
+
     def map(self) -> mmap.mmap | None:
         """The whole file; None where it has become shorter."""
         if os.fstat(self.fd).st_size < self.size:
@@ -307,6 +209,9 @@ class _File:
         if self._map is None:
             self._map = mmap.mmap(self.fd, self.size, prot=mmap.PROT_READ)
         return self._map
+
+    def _damage(self, offset: int, problem: str) -> DataError:
+        return DataError(f"{self.path} @ byte {offset}: {problem}; {REMEDY}")
 
     def _unpack(self) -> None:
         packed, self.fd = self.fd, -1
@@ -322,7 +227,7 @@ class _File:
             self.fd = os.dup(unpacked.fileno())
 
 
-def _walk(file: _File) -> tuple[np.ndarray, list[str]]:
+def _walk(file: File) -> tuple[np.ndarray, list[str]]:
     """Go from header to header; the records found and a message per damaged stretch."""
     records, faults = [], []
     offset, size = 0, file.size
@@ -350,7 +255,7 @@ def _walk(file: _File) -> tuple[np.ndarray, list[str]]:
     return np.array(records, np.int64).reshape(-1, 2), faults
 
 
-def _resynchronise(file: _File, start: int) -> int:
+def _resynchronise(file: File, start: int) -> int:
     """Offset of the first whole record at or after ``start``, the file's size if there is none.
 
     A stray match of the length's CRC with a length that fits is one chance in 2**60 per byte.
@@ -369,7 +274,7 @@ def _resynchronise(file: _File, start: int) -> int:
     return file.size
 
 
-def _read_sidecar(file: _File) -> np.ndarray | None:
+def _read_sidecar(file: File) -> np.ndarray | None:
     """Index in a ``.tfindex`` of the `tfrecord` package or NVIDIA DALI, where it fits the shard."""
     if file.gzip:
         return None
@@ -383,7 +288,7 @@ def _read_sidecar(file: _File) -> np.ndarray | None:
     return None
 
 
-def _fits(records: np.ndarray, file: _File) -> bool:
+def _fits(records: np.ndarray, file: File) -> bool:
     offsets, sizes = records.T
     if not len(records) or offsets[0] != 0 or sizes.min() < FRAMING or offsets[-1] + sizes[-1] != file.size:
         return False
@@ -397,7 +302,7 @@ def _cache_file(path: str) -> Path:
     return Path(folder, "index", hashlib.sha256(os.fsencode(path)).hexdigest()[:32])
 
 
-def _read_cache(file: _File) -> np.ndarray | None:
+def _read_cache(file: File) -> np.ndarray | None:
     with contextlib.suppress(OSError, struct.error):
         data = _cache_file(file.path).read_bytes()
         magic, *stamp, crc = _CACHE_HEADER.unpack_from(data)
@@ -407,7 +312,7 @@ def _read_cache(file: _File) -> np.ndarray | None:
     return None
 
 
-def _write_cache(file: _File, records: np.ndarray) -> None:
+def _write_cache(file: File, records: np.ndarray) -> None:
     body = records.astype("<i8").tobytes()
     target = _cache_file(file.path)
     # Whole or not at all, and a cache that cannot be written only costs time.

@@ -13,7 +13,8 @@ import google_crc32c
 import numpy as np
 
 from yt8m.datamodules.example import BYTES, FLOATS, INT64S, example_layout
-from yt8m.datamodules.tfrecord import FOOTER, FRAMING, HEADER, DataError, Shards, header, mask
+from yt8m.datamodules.shards import Shards
+from yt8m.datamodules.tfrecord import FOOTER, FRAMING, HEADER, DataError, header, mask
 
 _PREFIX = np.dtype("<u8")  # the start of a payload, which with its length nearly always tells the layout
 _MAX_LAYOUTS = 1 << 10  # real shards have tens
@@ -105,6 +106,8 @@ class VideoReader:
         places = zip(shards, offsets.tolist(), (offsets + sizes).tolist(), strict=True)
         data = np.frombuffer(b"".join([maps[shard][start:end] for shard, start, end in places]), np.uint8)
         ends = np.cumsum(sizes)
+        if len(data) < ends[-1]:
+            return None
         lengths = sizes - FRAMING
         payloads = zip((ends - FOOTER - lengths).tolist(), (ends - FOOTER).tolist(), strict=True)
         crcs = np.array([google_crc32c.value(data[start:end]) for start, end in payloads], np.uint64)

@@ -1,0 +1,121 @@
+"""Records of many indexed shards, by one number each."""
+
+import contextlib
+import mmap
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from yt8m.datamodules.tfrecord import DataError, File, Index, Payload
+
+
+class Place(NamedTuple):
+    """Where a record lies: number of its shard, offset and size in it, framing included."""
+
+    shard: int
+    offset: int
+    size: int
+
+
+class Shards:
+    """Records of indexed shards, numbered from 0 through all of them; at most ``max_open`` files are open.
+
+    Files open on first use and never travel: a pickled copy opens its own. Reads are positioned, so a forked
+    process and several threads may share one instance.
+    """
+
+    def __init__(self, indices: Sequence[Index], max_open: int = 64):
+        self.paths = [found.path for found in indices]
+        self.sizes = np.array([len(found.records) for found in indices], np.int64)  # records per shard
+        self.max_open = max_open
+        self._stamps = [found.stamp for found in indices]
+        self._records = np.concatenate([found.records for found in indices])
+        self._ends = np.cumsum(self.sizes)
+        self._files: OrderedDict[int, File] = OrderedDict()
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_files": OrderedDict()}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def locate(self, numbers: Sequence[int]) -> list[Place]:
+        """Where the records ``numbers`` lie. Raises IndexError for a number that is not there."""
+        return list(map(Place, *(column.tolist() for column in self.lookup(numbers))))
+
+    def lookup(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Shard, offset and size of the records ``numbers``, as `locate` has them: three int64 arrays."""
+        numbers = np.asarray(numbers, np.int64)
+        if len(numbers) and (numbers.min() < 0 or numbers.max() >= len(self)):
+            raise IndexError(
+                f"expected record numbers in 0..{len(self) - 1}, found {numbers.min()}..{numbers.max()}"
+            )
+        shards = np.searchsorted(self._ends, numbers, "right")
+        offsets, sizes = self._records[numbers].T
+        return shards, offsets, sizes
+
+    def record(self, place: Place) -> Payload:
+        """Payload of one record, both CRCs verified.
+
+        Raises DataError for a record that is damaged and for a shard that changed since it was indexed.
+        """
+        shard, offset, size = place
+        file = self._file(shard)
+        try:
+            return file.record(offset, size)
+        except DataError:
+            if self._has_changed(shard):
+                raise self._changed(shard) from None
+            raise
+
+    def mapped(self, shard: int) -> mmap.mmap | None:
+        """All bytes of a shard, to be touched at once and no later; None where the file has become shorter."""
+        return self._file(shard).map()
+
+    def describe(self, place: Place) -> str:
+        """Path and offset, as error messages begin."""
+        return f"{self.paths[place.shard]} @ byte {place.offset}"
+
+    def will_need(self, first: int, last: int) -> None:
+        """Ask the system to read records ``first`` to ``last`` (excluded) into its cache, without waiting."""
+        if not hasattr(os, "posix_fadvise"):
+            return  # macOS
+        start, end = self.locate([first, last - 1])
+        for shard in range(start.shard, end.shard + 1):
+            file = self._file(shard)
+            begin = start.offset if shard == start.shard else 0
+            stop = end.offset + end.size if shard == end.shard else file.size
+            os.posix_fadvise(file.fd, begin, stop - begin, os.POSIX_FADV_WILLNEED)
+
+    def _file(self, shard: int) -> File:
+        try:
+            self._files.move_to_end(shard)
+            return self._files[shard]
+        except KeyError:
+            pass
+        file = File(self.paths[shard])
+        if file.stamp != self._stamps[shard]:
+            raise self._changed(shard)
+        # An evicted file is closed when its last reader lets go of it, never under a thread that reads it; and a
+        # file is never replaced, as closing one lets other threads in.
+        file = self._files.setdefault(shard, file)
+        while len(self._files) > self.max_open:
+            with contextlib.suppress(KeyError):  # another thread was faster
+                self._files.popitem(last=False)
+        return file
+
+    def _has_changed(self, shard: int) -> bool:
+        try:
+            now = os.stat(self.paths[shard])
+        except OSError:
+            return True
+        return (now.st_size, now.st_mtime_ns) != self._stamps[shard]
+
+    def _changed(self, shard: int) -> DataError:
+        return DataError(
+            f"{self.paths[shard]} @ byte 0: expected the file that was indexed ({self._stamps[shard][0]} bytes), "
+            "found it changed or gone since; keep the data still during a run, and start again"
+        )
