@@ -217,3 +217,12 @@ def test_real_frame_level_shards_with_one_stream(tmp_path, shared_data):
     )
     assert record["val/gap"] > 0
     assert record["params"] < 1_000_000
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(SystemExit):
+        run_command(
+            "train", "model=nn", "dataset=yt8m_video", "dataset.root=~/videos", f"hydra.run.dir={tmp_path}/r"
+        )
+    assert f"found nothing at {tmp_path}/videos" in capfd.readouterr().err

@@ -14,9 +14,8 @@ RUNS_RECORD = "YT8M_RUNS_RECORD"
 def launch(command: Callable[[], None]) -> None:
     """Call a function that `hydra.main` made; a wrong argument ends the process with one line and exit code 2."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print in several lines.
-    os.environ.setdefault(
-        "SQLALCHEMY_SILENCE_UBER_WARNING", "1"
-    )  # Optuna's; the extra `search` pins below 2.0
+    os.environ.setdefault("SQLALCHEMY_SILENCE_UBER_WARNING", "1")  # the extra `search` pins it below 2.0
+    sys.argv[1:] = map(_at_home, sys.argv[1:])
     _note("began")
     try:
         command()
@@ -28,6 +27,12 @@ def launch(command: Callable[[], None]) -> None:
         print(f"error: {' '.join(message.split())}; see --help", file=sys.stderr)
         sys.exit(2)
     _note("done")
+
+
+def _at_home(argument: str) -> str:
+    """`dataset.root=~/data` with the home folder in place of `~`, which Hydra takes for the removal of a key."""
+    key, equals, value = argument.partition("=")
+    return f"{key}={os.path.expanduser(value)}" if equals and value.startswith("~/") else argument
 
 
 def _note(event: str) -> None:
