@@ -1,0 +1,144 @@
+"""What happens to a batch before the network, and to gradients and rates behind it."""
+
+import numpy as np
+import pytest
+import torch
+
+from yt8m.datamodules.dataset import Batch
+from yt8m.errors import ConfigError
+from yt8m.module import VideoClassifier, clip_each_
+from yt8m.schedulers import cosine, exponential
+
+SIZES = {"rgb": 6, "audio": 2}
+
+
+def classifier(model="bi_lstm", **options):
+    target = {"bi_lstm": "yt8m.models.bi_lstm.BiLSTM", "nn": "yt8m.models.nn.NN"}[model]
+    width = {"hidden_size": 4} if model == "bi_lstm" else {"hidden_sizes": [4]}
+    arguments = {
+        "model": {"_target_": target, **width},
+        "feature_sizes": SIZES,
+        "num_classes": 5,
+        "loss": {"_target_": "yt8m.losses.BCE"},
+        "optimizer": {"_target_": "torch.optim.Adam", "lr": 0.1},
+        "max_frames": 9,
+    }
+    return VideoClassifier(**{**arguments, **options})
+
+
+@pytest.fixture
+def batch():
+    num_frames = torch.tensor([3, 1, 7])
+    features = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (11, 8), dtype=np.uint8))
+    return Batch(["a", "b", "c"], features, num_frames, torch.tensor([[0, 1], [0, 4], [2, 0]]))
+
+
+def expected_frames(batch, length):
+    """Written from the definition, video by video."""
+    frames, start = np.zeros((3, length, 8)), 0
+    for row, count in enumerate(batch.num_frames.tolist()):
+        values = batch.features[start : start + count].numpy().astype(float)
+        frames[row, :count] = values * (4 / 255) + (4 / 512 - 2)
+        start += count
+    return frames
+
+
+@pytest.mark.parametrize(("pad_to", "length"), [("longest", 7), ("max", 9)])
+def test_frames_are_dequantised_and_then_padded_with_zeros(batch, pad_to, length):
+    video, frames, num_frames = classifier(pad_to=pad_to).inputs(batch)
+    expected = expected_frames(batch, length)
+    np.testing.assert_allclose(frames.numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(video.numpy(), expected.sum(1) / np.array([[3], [1], [7]]), atol=1e-6)
+    assert num_frames.tolist() == [3, 1, 7]
+
+
+def test_dequantisation_spans_the_published_range(batch):
+    batch.features[0, 0], batch.features[0, 1] = 0, 255
+    _, frames, _ = classifier().inputs(batch)
+    assert frames[0, 0, 0] == pytest.approx(-1.9921875)
+    assert frames[0, 0, 1] == pytest.approx(2.0078125)
+
+
+def test_a_network_of_video_vectors_gets_the_mean_and_no_frames(batch):
+    video, frames, _ = classifier("nn").inputs(batch)
+    assert frames is None
+    np.testing.assert_allclose(video.numpy(), expected_frames(batch, 7).sum(1) / [[3], [1], [7]], atol=1e-6)
+
+
+def test_l2_scales_every_frame_and_the_mean_vector(batch):
+    video, frames, _ = classifier(normalize="l2").inputs(batch)
+    expected = expected_frames(batch, 7)
+    mean = expected.sum(1) / [[3], [1], [7]]
+    np.testing.assert_allclose(video.numpy(), mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-6)
+    norms = np.linalg.norm(expected, axis=2, keepdims=True)
+    np.testing.assert_allclose(
+        frames.numpy(), np.divide(expected, norms, where=norms > 0, out=np.zeros_like(expected)), atol=1e-6
+    )
+
+
+def test_video_level_vectors_pass_as_they_are():
+    features = torch.randn(2, 8)
+    batch = Batch(["a", "b"], features, torch.ones(2, dtype=torch.int64), torch.tensor([[0, 1]]))
+    video, frames, _ = classifier("nn", level="video").inputs(batch)
+    assert torch.equal(video, features)
+    assert frames is None
+
+
+def test_labels_become_dense(batch):
+    assert classifier().labels(batch).tolist() == [
+        [False, True, False, False, True],
+        [False] * 5,
+        [True, False, False, False, False],
+    ]
+
+
+def test_a_partition_without_labels_is_told(batch):
+    batch.label_index = None
+    with pytest.raises(ConfigError, match="expected labels, found a partition without any"):
+        classifier().labels(batch)
+
+
+def test_an_empty_batch_changes_no_gradient():
+    model = classifier()
+    empty = Batch([], torch.empty(0, 8, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
+    model.training_step(empty, 0).backward()
+    assert all(not p.grad.any() for p in model.parameters())
+
+
+def test_each_gradient_is_clipped_on_its_own():
+    parameters = [torch.nn.Parameter(torch.zeros(3)) for _ in range(4)]
+    for p, gradient in zip(parameters, ([3.0, 4.0, 0.0], [0.3, 0.4, 0.0], [0.0, 0.0, 0.0]), strict=False):
+        p.grad = torch.tensor(gradient)
+    clip_each_(parameters, 1.0)
+    torch.testing.assert_close(parameters[0].grad, torch.tensor([0.6, 0.8, 0.0]))
+    torch.testing.assert_close(parameters[1].grad, torch.tensor([0.3, 0.4, 0.0]))
+    assert not parameters[2].grad.any()
+    assert parameters[3].grad is None
+
+
+def rates(schedule, steps, **options):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    scheduler = schedule(optimizer, **options)
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+def test_exponential_falls_in_steps_of_examples():
+    found = rates(exponential, 7, examples_per_step=100, total_steps=7, decay=0.5, every_examples=300)
+    assert found == [2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 0.5]
+    smooth = rates(
+        exponential, 4, examples_per_step=100, total_steps=4, decay=0.5, every_examples=300, staircase=False
+    )
+    assert smooth == pytest.approx([2 * 0.5 ** (step / 3) for step in range(4)])
+
+
+def test_cosine_warms_up_and_falls_to_its_end():
+    found = rates(cosine, 101, examples_per_step=1, total_steps=100, warmup=0.1, final=0.25)
+    assert found[:10] == pytest.approx([0.2 * step for step in range(1, 11)])
+    assert found[10] == pytest.approx(2.0)
+    assert found[55] == pytest.approx(2 * (0.25 + 0.75 / 2))
+    assert found[100] == pytest.approx(0.5)
