@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test clean
+.PHONY: train test study clean
 
 train: .venv/installed
 	$(BIN)/python -m yt8m.train experiment=quickstart
@@ -12,6 +12,23 @@ test: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# The study's comparison from real runs: all eight networks, an eighth as wide, on the embedded sample.
+study: .venv/installed
+	$(BIN)/python -m yt8m.train -m experiment=small/nn,small/bi_lstm,small/stream_lstm,small/nn_stream_lstm \
+	  trainer.max_epochs=15 hydra.sweep.dir=multirun/study/PyTorch
+	$(BIN)/python -m yt8m.train -m \
+	  experiment=small/keras_nn,small/keras_bi_lstm,small/keras_stream_lstm,small/keras_nn_stream_lstm \
+	  trainer.max_epochs=15 hydra.sweep.dir=multirun/study/Keras
+	$(MAKE) docs/study.md
+
+docs/study.md: multirun/study/PyTorch multirun/study/Keras
+	echo "# The study's two tables, from runs of \`make study\`" > $@
+	for build in PyTorch Keras; do \
+	  $(BIN)/python -m yt8m.report multirun/study/$$build output=multirun/study/report_$$build \
+	    classes=false overwrite=true > /dev/null && \
+	  { echo; sed "1s/.*/## The $$build builds/" multirun/study/report_$$build/leaderboard.md; } >> $@ || exit 1; \
+	done
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"yt8m needs Python 3.11 or newer, found {sys.version.split()[0]}; run: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)")'
