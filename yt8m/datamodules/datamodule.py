@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from rich.console import Console
+from rich.progress import Progress
 from torch import distributed
 
 from yt8m.datamodules.dataset import SEGMENT_FRAMES, Batch, ShardDataset
@@ -240,15 +242,19 @@ class YT8MDataModule(pl.LightningDataModule):
         return [partition for partition in _STAGES[stage] if self.globs[partition]]
 
     def _open(self, partition: str) -> ShardDataset:
-        dataset = ShardDataset(
-            self.shards(partition)[: self.limit_shards],
-            self.features,
-            self.num_classes,
-            level=self.level,
-            id_key=self.id_key,
-            max_frames=self.max_frames,
-            on_corrupt=self.on_corrupt,
-        )
+        paths = self.shards(partition)[: self.limit_shards]
+        with Progress(console=Console(stderr=True), transient=True, disable=len(paths) < 100) as bar:
+            task = bar.add_task(f"indexing {partition}", total=len(paths))
+            dataset = ShardDataset(
+                paths,
+                self.features,
+                self.num_classes,
+                level=self.level,
+                id_key=self.id_key,
+                max_frames=self.max_frames,
+                on_corrupt=self.on_corrupt,
+                progress=lambda done, _: bar.update(task, completed=done),
+            )
         self._note(dataset.faults)
         if self.on_corrupt == "raise":
             self._try(dataset)
