@@ -142,6 +142,32 @@ def test_figures_of_classes_that_cannot_be_had_are_told_of(runs, tmp_path, capsy
     assert not (tmp_path / "absent").exists()
 
 
+def test_figures_of_genres_are_those_of_eval(runs, report, tmp_path):
+    best = runs / read_csv(report / "leaderboard.csv")[0]["Run"]
+    run_command("eval", f"ckpt_path={best}/checkpoints/best.ckpt", f"hydra.run.dir={tmp_path}", "trainer=cpu")
+    source = (report / "report.html").read_text()
+    part = source[source.index("<h3>By genre") : source.index("<h3>Calibration")]
+    expected = read_csv(tmp_path / "genres.csv")
+    assert len(expected) == 4
+    names = [html.unescape(name) for name in re.findall(r'<th scope="row">(.*?)</th>', part)]
+    assert names == [row["genre"] for row in expected]
+    columns = ("classes", "videos", "mean_ap_top20", "genre_ap_top20")
+    figures = [float(row[column]) for row in expected for column in columns]  # of six digits
+    values = [float(value) for value in re.findall(r'data-value="(.*?)"', part)]
+    assert values == pytest.approx(figures, abs=1e-6)
+    shown = [f"{value:.3f}" if number % 4 > 1 else f"{value:.0f}" for number, value in enumerate(values)]
+    assert re.findall(r">([\d.]+)</td>", part) == shown
+
+
+def test_genres_that_are_not_known_are_told_of(tmp_path, tiny_sample):
+    train(tmp_path / "run", *TINY, *tiny_sample, "dataset.vocabulary=null", "test=false")
+    run_command("report", str(tmp_path / "run"), f"output={tmp_path}")
+    text = Page(tmp_path / "report.html").text
+    assert "Left out: no genres are known" in text
+    assert "AP of the genre" not in text
+    assert "class 0" in text
+
+
 def test_runs_that_all_failed_are_reported(runs, tmp_path, capsys):
     run_command("report", str(runs / "failed"), str(runs / "stopped"), f"output={tmp_path}")
     text = Page(tmp_path / "report.html").text

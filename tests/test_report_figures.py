@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from yt8m.metrics import MAP
 from yt8m.reports.charts import Axis
 from yt8m.reports.classes import CONFUSED, ClassCounts
 from yt8m.reports.hyperparameters import importance, varied
 from yt8m.reports.leaderboard import Leaderboard
+from yt8m.reports.page import render
 from yt8m.reports.runs import Run
+from yt8m.vocabulary import ClassInfo
 
 
 def run(name="run", config=None, **metrics):
@@ -141,7 +145,7 @@ def test_figures_of_classes_equal_those_of_loops(masked):
     for part in np.array_split(np.arange(videos), 4):
         mask = torch.from_numpy(rated[part]) if masked else None
         counts.update(torch.from_numpy(scores[part]), torch.from_numpy(labels[part]), mask)
-    figures = counts.figures([f"c{n}" for n in range(classes)])
+    figures = counts.figures([ClassInfo(n, f"c{n}") for n in range(classes)])
 
     labels &= rated
     assert figures.videos == videos
@@ -172,6 +176,30 @@ def test_figures_of_classes_equal_those_of_loops(masked):
             of = labels[:, i] & (labels[:, j] if i == j else ~labels[:, j])
             assert figures.confusion[row][column] == pytest.approx(predicted[of, j].mean())
             assert figures.cooccurrence[row][column] == pytest.approx(labels[labels[:, i], j].mean())
+
+
+def test_a_genre_shows_what_is_known_of_it():
+    """A class without a genre and one never true; a genre without videos."""
+    classes = [
+        ClassInfo(0, "a", ("Games",)),
+        ClassInfo(1, "b", ("(Unknown)",)),
+        ClassInfo(2, "c", ("Games", "Pets")),
+    ]
+    scores = torch.tensor([[0.9, 0.4, 0.1], [0.7, 0.8, 0.2], [0.8, 0.3, 0.6]])
+    labels = torch.tensor([[True, True, False], [True, False, False], [False, True, False]])
+    counts, of_genres = ClassCounts(3), MAP()
+    counts.update(scores, labels)
+    of_genres.update(scores[:, [0, 2]], labels[:, [0, 2]])
+    figures = counts.figures(classes, of_genres)
+    page = render(Leaderboard.of([run(val_gap=0.5)], "val/gap"), figures)
+    part = page[page.index("<h3>By genre") : page.index("<h3>Calibration")]
+    # Each of a and Games is right at ranks 1 and 3: (1 + 2/3) / 2; b is at ranks 2 and 3: (1/2 + 2/3) / 2.
+    assert re.findall(r'row">(.*?)</th>', part) == ["Games", "Pets", "(Unknown)"]
+    assert re.findall(r">([\d.–]+)</td>", part) == [
+        *("1", "2", "0.833", "0.833"),
+        *("0", "0", "–", "–"),
+        *("1", "–", "0.583", "–"),
+    ]
 
 
 @given(st.lists(st.floats(-1e6, 1e6).filter(lambda v: v == 0 or abs(v) > 1e-6), min_size=1, max_size=5))

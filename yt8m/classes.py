@@ -10,12 +10,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 from torch import Tensor
 
 from yt8m.genres import UNKNOWN, genre_names
-from yt8m.metrics import average_precision
+from yt8m.metrics import MAP, average_precision
 from yt8m.vocabulary import ClassInfo
 
 CLASSES_HEADER = ("class", "name", "verticals", "positives", "ap_top20")
@@ -38,6 +39,11 @@ class Pairs:
     hits: Tensor
     positives: Tensor
 
+    @classmethod
+    def of(cls, metric: MAP) -> "Pairs":
+        """What the metric has gathered."""
+        return cls(*(part.cpu() for part in metric.pairs()))
+
     def average_precisions(self) -> list[float]:
         """Of each class; NaN for classes without positives."""
         return average_precision(self.scores, self.classes, self.hits, self.positives).tolist()
@@ -55,6 +61,47 @@ class Pairs:
         return hits[rising] / int(self.positives[index]), hits[rising] / (rising + 1)
 
 
+@dataclass(frozen=True)
+class GenreResult:
+    """One genre, or `(Unknown)` for the classes that have none; of that, nothing but its classes is known.
+
+    Attributes:
+        classes: how many of its classes have positives; a class of several genres counts in each.
+        mean_ap: the mean of these classes' APs; None without such classes.
+        videos: the videos of the genre.
+        ap: the AP of the genre itself; None without videos.
+    """
+
+    name: str
+    classes: int
+    mean_ap: float | None
+    videos: int | None
+    ap: float | None
+
+
+def genre_results(classes: Sequence[ClassInfo], pairs: Pairs, of_genres: Pairs) -> list[GenreResult]:
+    """The genres in the order of their names, and last `(Unknown)` where a class has none.
+
+    Args:
+        classes: in index order.
+        pairs: of the classes.
+        of_genres: of the genres in the order of their names.
+    """
+    names = genre_names([info.verticals for info in classes])
+    aps = of_genres.average_precisions()
+    own = dict(zip(names, zip(of_genres.positives.tolist(), aps, strict=True), strict=True))
+    grouped: dict[str, list[float]] = defaultdict(list)
+    for info, ap in zip(classes, pairs.average_precisions(), strict=True):
+        for name in info.verticals or (UNKNOWN,):
+            grouped[name] += [] if math.isnan(ap) else [ap]
+    results = []
+    for name in (*names, *({UNKNOWN} & grouped.keys())):
+        videos, ap = own.get(name, (None, None))
+        mean_ap = fmean(grouped[name]) if grouped[name] else None
+        results.append(GenreResult(name, len(grouped[name]), mean_ap, videos, ap if videos else None))
+    return results
+
+
 def write_classes(path: Path, classes: Sequence[ClassInfo], pairs: Pairs) -> None:
     """A CSV row per class in index order; verticals are set apart by `|`, no AP without positives."""
     rows = zip(classes, pairs.positives.tolist(), pairs.average_precisions(), strict=True)
@@ -66,26 +113,12 @@ def write_classes(path: Path, classes: Sequence[ClassInfo], pairs: Pairs) -> Non
 
 
 def write_genres(path: Path, classes: Sequence[ClassInfo], pairs: Pairs, of_genres: Pairs) -> None:
-    """A CSV row per genre, in the order of their names, and one for the classes that have none, if any.
-
-    Columns: the genre; its classes with positives and the mean of their APs, a class of several genres
-    counting in each; the videos of the genre, and the AP of the genre itself.
-    """
-    names = genre_names([info.verticals for info in classes])
-    figures = zip(of_genres.positives.tolist(), of_genres.average_precisions(), strict=True)
-    own = dict(zip(names, figures, strict=True))
-    grouped: dict[str, list[float]] = defaultdict(list)
-    for info, ap in zip(classes, pairs.average_precisions(), strict=True):
-        for name in info.verticals or (UNKNOWN,):
-            grouped[name] += [] if math.isnan(ap) else [ap]
+    """A CSV row per result of `genre_results`."""
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(GENRES_HEADER)
-        for name in (*names, *({UNKNOWN} & grouped.keys())):
-            aps = grouped[name]
-            mean = sum(aps) / len(aps) if aps else math.nan
-            videos, ap = own.get(name, ("", math.nan))
-            table.writerow([name, len(aps), _number(mean), videos, _number(ap)])
+        for one in genre_results(classes, pairs, of_genres):
+            table.writerow([one.name, one.classes, _number(one.mean_ap), one.videos, _number(one.ap)])
 
 
 def draw_curves(folder: Path, classes: Sequence[ClassInfo], pairs: Pairs) -> list[Path]:
@@ -135,5 +168,5 @@ def _draw(path: Path, title: str, curves: list[tuple[str, float, int, np.ndarray
     figure.savefig(path, dpi=120)
 
 
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.6f}"
+def _number(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.6f}"

@@ -95,9 +95,7 @@ class GenreMetrics(Callback):
     ) -> None:
         if outputs is None:  # every record of the batch was damaged and skipped
             return
-        of_labels = pl_module.genres.of_labels
-        truth = of_labels(batch.label_index, len(batch))
-        mask = None if batch.label_mask is None else of_labels(batch.label_mask, len(batch))
+        truth, mask = pl_module.genre_labels(batch)
         self.metrics.update(pl_module.genre_scores(outputs), truth, mask)
         self.without_genre.update((~truth.any(dim=1)).sum())
 
@@ -115,4 +113,4 @@ def _pairs(metrics: MetricCollection) -> Pairs:
     """The pairs behind `metrics`, from all ranks."""
     metric = metrics["map"]
     with metric.sync_context(dist_sync_fn=metric.dist_sync_fn):
-        return Pairs(*(part.cpu() for part in metric.pairs()))
+        return Pairs.of(metric)

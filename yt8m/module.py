@@ -108,6 +108,11 @@ class VideoClassifier(pl.LightningModule):
         """Probabilities of the genres `[B, G]` from those of the classes `[B, C]`; G = 0 where none is known."""
         return scores if self.hparams.target == "vertical" else self.genres.of_scores(scores)
 
+    def genre_labels(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Genres of the batch's labels, and of its rated labels (None: all are rated): bool `[B, G]`."""
+        mask = None if batch.label_mask is None else self.genres.of_labels(batch.label_mask, len(batch))
+        return self.genres.of_labels(batch.label_index, len(batch)), mask
+
     def forward(
         self, video: Tensor, frames: Tensor | None = None, num_frames: Tensor | None = None
     ) -> Tensor:

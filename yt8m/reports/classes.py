@@ -1,5 +1,6 @@
 """What the best run gets right, class by class: its best checkpoint on the validation partition, in one pass."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from torch import Tensor
 
 from yt8m.build import build
 from yt8m.checkpoint import read_checkpoint
+from yt8m.classes import GenreResult, Pairs, genre_results
 from yt8m.errors import ConfigError
 from yt8m.metrics import MAP, average_precision, gap
 from yt8m.module import VideoClassifier
+from yt8m.vocabulary import ClassInfo
 
 BINS = 10  # of the calibration curve, equally wide
 LISTED = 20  # classes in each of the lists
@@ -44,6 +47,7 @@ class ClassFigures:
         gap: GAP of the checkpoint.
         videos: how many were scored.
         classes: every class with positives, best first, of equals the most frequent first.
+        genres: as yt8m.eval writes them; empty where no verticals are known.
         calibration: the bins that hold scores.
         confused: names of the most frequent classes, most frequent first.
         confusion: [i][j], i ≠ j: of the videos of class i without label j, the share in whose top n (n their
@@ -55,6 +59,7 @@ class ClassFigures:
     gap: float
     videos: int
     classes: list[ClassScore]
+    genres: list[GenreResult]
     calibration: list[CalibrationBin]
     confused: list[str]
     confusion: list[list[float | None]]
@@ -102,8 +107,12 @@ class ClassCounts:
         itself = torch.zeros_like(labels[rows]).scatter_(1, classes[:, None], True)
         self._count(self.added, classes, chosen[rows] & (~labels[rows] | itself))
 
-    def figures(self, names: list[str]) -> ClassFigures:
-        """The figures so far; `names` has one name for each class.
+    def figures(self, infos: Sequence[ClassInfo], of_genres: MAP | None = None) -> ClassFigures:
+        """The figures so far.
+
+        Args:
+            infos: of the classes in index order.
+            of_genres: has gathered the scores of the same videos' genres; None where none are known.
 
         Raises:
             ConfigError: the scores are not numbers, or nothing was rated.
@@ -113,6 +122,7 @@ class ClassCounts:
             precision = average_precision(scores, classes, hits, positives)
         except ValueError as error:
             raise ConfigError(f"ckpt_path: {error}") from None
+        names = [info.name for info in infos]
         known = positives.nonzero().flatten().tolist()
         table = [ClassScore(names[c], float(precision[c]), int(positives[c])) for c in known]
         table.sort(key=lambda one: (-one.average_precision, -one.positives))
@@ -133,6 +143,9 @@ class ClassCounts:
             gap=float(gap(scores, hits, positives)),
             videos=self.videos,
             classes=table,
+            genres=[]
+            if of_genres is None
+            else genre_results(infos, Pairs.of(self.ranked), Pairs.of(of_genres)),
             calibration=[
                 CalibrationBin(score / count, hit / count, int(count))
                 for score, hit, count in self.bins.T.tolist()
@@ -171,6 +184,7 @@ def class_figures(checkpoint: Path, dataset: dict[str, Any]) -> ClassFigures:
         checkpoint, map_location=device, weights_only=True
     ).eval()
     counts = ClassCounts(classifier.hparams.num_classes, device)
+    of_genres = MAP().to(device) if len(classifier.genres) else None
     try:
         # Without `prepare_data`: a report must not write a dataset.
         datamodule.setup("validate")
@@ -180,6 +194,8 @@ def class_figures(checkpoint: Path, dataset: dict[str, Any]) -> ClassFigures:
                     batch = datamodule.transfer_batch_to_device(cpu_batch, device, 0)
                     scores = classifier.predict_step(batch, batch_idx)
                     counts.update(scores, classifier.labels(batch), classifier.mask(batch))
+                    if of_genres is not None:
+                        of_genres.update(classifier.genre_scores(scores), *classifier.genre_labels(batch))
     finally:
         datamodule.teardown("validate")
-    return counts.figures([one.name for one in classifier.classes()])
+    return counts.figures(classifier.classes(), of_genres)
