@@ -27,7 +27,7 @@ class Shards:
     process and several threads may share one instance.
     """
 
-    def __init__(self, indices: Sequence[Index], max_open: int = 16):
+    def __init__(self, indices: Sequence[Index], max_open: int = 64):
         self.paths = [found.path for found in indices]
         self.sizes = np.array([len(found.records) for found in indices], np.int64)  # records per shard
         self.max_open = max_open
