@@ -46,6 +46,15 @@ def command(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     except (ConfigError, DataError, ReaderError, InstantiationException, MisconfigurationException) as error:
         failure = " ".join(str(error).split()) if isinstance(error, InstantiationException) else str(error)
         log.error(failure)
+    except (KeyboardInterrupt, SystemExit):
+        last = Path(cfg.output_dir, "checkpoints", "last.ckpt")
+        way_on = (
+            f"go on with hydra.run.dir={cfg.output_dir} ckpt_path=last"
+            if last.is_file()
+            else "no checkpoint yet"
+        )
+        log.error("interrupted: %s", way_on)
+        raise
     except Exception as error:
         log.exception("The job failed")
         failure = f"{type(error).__name__}: {error}"
