@@ -23,7 +23,7 @@ study: .venv/installed
 	$(MAKE) docs/study.md
 
 docs/study.md: multirun/study/PyTorch multirun/study/Keras
-	echo "# The study's two tables, from runs of \`make study\`" > $@
+	echo "# The study's two tables, from runs on the embedded sample" > $@
 	for build in PyTorch Keras; do \
 	  $(BIN)/python -m yt8m.report multirun/study/$$build output=multirun/study/report_$$build \
 	    classes=false overwrite=true > /dev/null && \
