@@ -86,5 +86,5 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path, tiny_sample):
     before = weights(tmp_path)
     again = train(tmp_path, *TINY, *tiny_sample, "ckpt_path=last")
     assert_equal(before, weights(tmp_path))
-    for key in ("val/gap", "val/loss", "test/gap", "epochs"):
+    for key in ("val/gap", "val/loss", "test/gap", "epochs", "train/loss"):
         assert again[key] == first[key]

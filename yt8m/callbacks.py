@@ -217,6 +217,11 @@ def _gpu_handle() -> Any:
         return None
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` left at `path`; nothing where there is no such file."""
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replace `path` at once: a reader sees the old file or the new one, never a part."""
     partial = path.with_suffix(".part")

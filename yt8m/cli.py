@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -19,14 +20,19 @@ def launch(command: Callable[[], None]) -> None:
     _note("began")
     try:
         command()
-    except SystemExit as end:
-        if end.code:  # None where Lightning obeyed a SIGTERM, by which a sweep stops a run early
+    except SystemExit as stop:
+        if stop.code:  # None where Lightning obeyed a SIGTERM, by which a sweep stops a run early
             raise
     except (HydraException, OmegaConfBaseException) as error:
         message, _, _ = str(error).partition("Config search path")
-        print(f"error: {' '.join(message.split())}; see --help", file=sys.stderr)
-        sys.exit(2)
+        end(2, f"error: {' '.join(message.split())}; see --help")
     _note("done")
+
+
+def end(code: int, message: str) -> NoReturn:
+    """End the process with one line about why."""
+    print(message, file=sys.stderr)
+    sys.exit(code)
 
 
 def _at_home(argument: str) -> str:

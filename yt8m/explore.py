@@ -1,13 +1,12 @@
 """Draw a dataset: `python -m yt8m.explore dataset=yt8m_video dataset.root=~/data/yt8m`."""
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from yt8m.cli import launch
+from yt8m.cli import end, launch
 from yt8m.config import CONFIG_DIR
 from yt8m.errors import ConfigError
 
@@ -123,23 +122,18 @@ def _command(cfg: DictConfig) -> None:
     try:
         explore(cfg)
     except ConfigError as error:
-        _exit(2, f"error: {error}")
+        end(2, f"error: {error}")
     except KeyboardInterrupt:
-        _exit(130, "interrupted; nothing was written")
+        end(130, "interrupted; nothing was written")
     except OSError as error:
-        _exit(1, f"error: {error.filename}: {error.strerror}; put that right and start again")
+        end(1, f"error: {error.filename}: {error.strerror}; put that right and start again")
     except (ValueError, RuntimeError) as error:
         from yt8m.datamodules.loader import ReaderError
         from yt8m.datamodules.tfrecord import DataError
 
         if not isinstance(error, DataError | ReaderError):
             raise
-        _exit(1, f"error: {error}")
-
-
-def _exit(code: int, message: str) -> NoReturn:
-    print(message, file=sys.stderr)
-    sys.exit(code)
+        end(1, f"error: {error}")
 
 
 def main() -> None:

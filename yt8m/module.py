@@ -135,7 +135,6 @@ class VideoClassifier(pl.LightningModule):
         starts = num_frames.cumsum(0) - num_frames
         columns = torch.arange(total, device=rows.device) - starts[rows]
         dequantised = batch.features.float() * (4 / 255) + (4 / 512 - 2)  # [N, D]
-        sums = dequantised.new_zeros(len(batch), dequantised.shape[1])
         if self.model.needs_frames:
             frames = dequantised.new_zeros(len(batch), longest, dequantised.shape[1])  # [B, T, D]
             frames[rows, columns] = dequantised
@@ -143,7 +142,7 @@ class VideoClassifier(pl.LightningModule):
             frames = frames if self.hparams.normalize == "none" else self._normalize(frames)
         else:
             frames = None
-            sums = sums.index_add_(0, rows, dequantised)
+            sums = dequantised.new_zeros(len(batch), dequantised.shape[1]).index_add_(0, rows, dequantised)
         return self._normalize(sums / num_frames[:, None]), frames, num_frames
 
     def example(self) -> tuple[Tensor, ...]:

@@ -3,12 +3,12 @@
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from yt8m.cli import launch
+from yt8m.cli import end, launch
 from yt8m.config import CONFIG_DIR
 from yt8m.errors import ConfigError
 
@@ -120,14 +120,9 @@ def _command(cfg: DictConfig) -> None:
     try:
         report(cfg)
     except ConfigError as error:
-        _exit(2, str(error))
+        end(2, f"error: {error}")
     except OSError as error:
-        _exit(1, f"{error.filename or cfg.output}: {error.strerror or error}")
-
-
-def _exit(code: int, message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
+        end(1, f"error: {error.filename or cfg.output}: {error.strerror or error}")
 
 
 def main() -> None:

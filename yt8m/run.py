@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from yt8m.build import build
-from yt8m.callbacks import METRICS, RandomState, RunFigures, write_json
+from yt8m.callbacks import METRICS, RandomState, RunFigures, read_json, write_json
 from yt8m.checkpoint import AtomicCheckpointIO, find_checkpoint, read_checkpoint
 from yt8m.datamodules.datamodule import YT8MDataModule
 from yt8m.datamodules.loader import ReaderError
@@ -113,8 +113,10 @@ def train(cfg: DictConfig) -> float:
     log.info("%s: %s parameters", type(classifier.model).__name__, f"{count_parameters(classifier):,}")
 
     trainer.fit(classifier, datamodule, ckpt_path=ckpt_path, weights_only=True)
+    earlier: dict[str, Any] = {}
     if config["optimized_metric"] not in trainer.callback_metrics:
         log.info("nothing was left to train: see trainer.max_epochs")
+        earlier = read_json(folder / "metrics.json")  # what only training tells stays on record
         trainer.validate(classifier, datamodule, verbose=False)
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     if config["optimized_metric"] not in metrics:
@@ -128,7 +130,7 @@ def train(cfg: DictConfig) -> float:
 
     skipped = datamodule.skipped()
     if trainer.is_global_zero:
-        record = {
+        record = earlier | {
             **{key: metrics[key] for key in sorted(metrics) if key != "train/loss_step"},
             "model": HydraConfig.get().runtime.choices.get("model"),
             "dataset": HydraConfig.get().runtime.choices.get("dataset"),
@@ -249,8 +251,9 @@ def _precision(accelerator: str) -> str:
 
 def _log_setup(loggers: list[Any], config: dict[str, Any], classifier: VideoClassifier) -> None:
     """Give every logger the configuration, flat, W&B the code, and TensorBoard the network's graph."""
+    settings = {**_flat(config), "git_commit": provenance()["git_commit"]}
     for logger in loggers:
-        logger.log_hyperparams({**_flat(config), "git_commit": provenance()["git_commit"]})
+        logger.log_hyperparams(settings)
         if isinstance(logger, WandbLogger):
             logger.begin(classifier.model)
         if isinstance(logger, TensorBoardLogger):
@@ -275,13 +278,11 @@ def _quiet_lightning() -> None:
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
-        ".*does not have many workers.*",
         ".*smaller than the logging interval.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*your dataloader is not resumable.*",  # the data module is
         ".*Could not log computational graph.*",  # `_log_setup` does
         ".*It is recommended to use `self.log.*sync_dist=True.*",  # the metrics are the same on all ranks
-        ".*you defined a `validation_step` but have no `val_dataloader`.*",
         ".*`isinstance.treespec, LeafSpec.` is deprecated.*",
     ):
         warnings.filterwarnings("ignore", message=message)

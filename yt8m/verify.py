@@ -8,12 +8,12 @@ from concurrent.futures import BrokenExecutor
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from yt8m.cli import launch
+from yt8m.cli import end, launch
 from yt8m.config import CONFIG_DIR
 from yt8m.errors import ConfigError
 
@@ -252,20 +252,15 @@ def _command(cfg: DictConfig) -> None:
     try:
         code = verify(cfg)
     except ConfigError as error:
-        _exit(2, f"error: {error}")
+        end(2, f"error: {error}")
     except OSError as error:
-        _exit(1, f"error: {error.filename}: {error.strerror}; put that right and start again")
+        end(1, f"error: {error.filename}: {error.strerror}; put that right and start again")
     except BrokenExecutor:
-        _exit(1, "error: jobs: a reading process was killed; if memory ran out, lower jobs")
+        end(1, "error: jobs: a reading process was killed; if memory ran out, lower jobs")
     except KeyboardInterrupt:
-        _exit(130, "interrupted; repaired shards that were finished are whole, the others are not there")
+        end(130, "interrupted; repaired shards that were finished are whole, the others are not there")
     if code:
         sys.exit(code)
-
-
-def _exit(code: int, message: str) -> NoReturn:
-    print(message, file=sys.stderr)
-    sys.exit(code)
 
 
 def main() -> None:

@@ -198,10 +198,8 @@ class YT8MDataModule(pl.LightningDataModule):
             done = torch.cuda.Event()
             done.record()
             self._copying.append((done, batch))
-            while self._copying[0][0].query():
+            while self._copying and self._copying[0][0].query():
                 self._copying.popleft()
-                if not self._copying:
-                    break
         return moved
 
     def skipped(self) -> dict[str, int]:
