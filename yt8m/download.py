@@ -4,13 +4,12 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import hydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from yt8m.cli import end, launch
 from yt8m.config import CONFIG_DIR
 from yt8m.datamodules.mirror import MIRRORS, FetchError, Partition, Share, read_plan
 from yt8m.errors import ConfigError
@@ -170,29 +169,21 @@ def _command(cfg: DictConfig) -> None:
     try:
         code = download(cfg)
     except ConfigError as error:
-        _exit(2, str(error))
+        end(2, f"error: {error}")
     except FetchError as error:
-        _exit(1, str(error))
+        end(1, f"error: {error}")
     except OSError as error:
         what = f"{error.filename or cfg.root}: {error.strerror or error}"
-        _exit(1, f"{what}; put that right and run the same command again, what has arrived is kept")
+        end(1, f"error: {what}; put that right and run the same command again, what has arrived is kept")
     if code:  # In a multirun the next job follows a job that went well.
         sys.exit(code)
-
-
-def _exit(code: int, message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
 
 
 def main() -> None:
     """The command."""
     sys.argv[1:] = map(as_typed, sys.argv[1:])
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print in several lines
     try:
-        _command()
-    except (HydraException, OmegaConfBaseException) as error:
-        _exit(2, f"{str(error).splitlines()[0].rstrip('.')}; --help lists the arguments")
+        launch(_command)
     except KeyboardInterrupt:
         print("interrupted; what has arrived is kept, and the same command goes on", file=sys.stderr)
         sys.stdout.flush()
