@@ -55,30 +55,28 @@ def assert_equal(found, expected):
 
 
 def assert_agrees(parse, oracle, data):
-    """Parse ``data`` as protobuf does, alone and inside other bytes; whether it was accepted."""
+    """Parse ``data`` as protobuf does; whether it was accepted."""
     try:
         expected = oracle(data)
     except DecodeError:
-        for place in ((data, 0, None), (b"\n\x04head" + data + b"\n\x04tail", 6, 6 + len(data))):
-            with pytest.raises(ExampleError):
-                parse(*place)
+        with pytest.raises(ExampleError):
+            parse(data)
         return False
-    for place in ((data, 0, None), (b"\n\x04head" + data + b"\n\x04tail", 6, 6 + len(data))):
-        found = parse(*place)
-        if oracle is oracle_sequence:
-            assert_equal(found[0], expected[0])
-            assert [None if part is None else part.tolist() for part in found[1]] == expected[1]
-        else:
-            assert_equal(found, expected)
+    found = parse(data)
+    if oracle is oracle_sequence:
+        assert_equal(found[0], expected[0])
+        assert [None if part is None else part.tolist() for part in found[1]] == expected[1]
+    else:
+        assert_equal(found, expected)
     return True
 
 
 def check_example(data):
-    return assert_agrees(lambda d, s, e: parse_example(d, KEYS, s, e), oracle_example, data)
+    return assert_agrees(lambda data: parse_example(data, KEYS), oracle_example, data)
 
 
 def check_sequence(data):
-    return assert_agrees(lambda d, s, e: parse_sequence(d, KEYS, LISTS, s, e), oracle_sequence, data)
+    return assert_agrees(lambda data: parse_sequence(data, KEYS, LISTS), oracle_sequence, data)
 
 
 def random_context(rng, frames=0):
@@ -343,14 +341,12 @@ SEQUENCE = records.sequence_example(
 @settings(max_examples=1500, deadline=None)
 @given(mutations(EXAMPLE))
 def test_mutated_examples(data):
-    check_example(EXAMPLE)  # the layout of the sound record is known then
     check_example(data)
 
 
 @settings(max_examples=1500, deadline=None)
 @given(mutations(SEQUENCE))
 def test_mutated_sequences(data):
-    check_sequence(SEQUENCE)
     check_sequence(data)
 
 
@@ -361,7 +357,6 @@ def test_every_single_byte_changed(check):
     for position in range(len(data)):
         for change in (1, 2, 3, 8, 0x10, 0x80, 0xFF):
             accepted += check(data[:position] + bytes([data[position] ^ change]) + data[position + 1 :])
-            check(data)
     assert 0 < accepted < 7 * len(data)
 
 

@@ -6,7 +6,6 @@ import os
 import pickle
 import struct
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import accumulate
 
 import numpy as np
@@ -28,12 +27,6 @@ OFFSETS = [0, *ENDS[:-1]]
 def cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("YT8M_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-@pytest.fixture(autouse=True, params=[1 << 15, 0], ids=["read", "mapped"])
-def mapped(request, monkeypatch):
-    """Small records are read and large ones mapped; here all are, each way."""
-    monkeypatch.setattr(tfrecord, "_MAPPED", request.param)
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "gzip"])
@@ -206,16 +199,11 @@ def test_damaged_structure(tmp_path, compress, damage, offset, left):
     assert all_records(found) == [PAYLOADS[number] for number in left]
 
 
-def payload(shards, place):
-    data, start, end = shards.record(place)
-    return data[start:end]
-
-
 def all_records(found):
     if not len(found.records):
         return []
     shards = Shards([found])
-    return [payload(shards, place) for place in shards.locate(range(len(shards)))]
+    return [shards.record(place) for place in shards.locate(range(len(shards)))]
 
 
 @pytest.mark.parametrize("position", [12, SIZES[2] - 5, SIZES[2] - 4, SIZES[2] - 1])
@@ -304,7 +292,7 @@ def test_file_that_changes_after_indexing(tmp_path, opened, change):
     if change == "removed":
         path.unlink()
         if opened:
-            assert payload(shards, last) == PAYLOADS[3]  # an open file outlives its name
+            assert shards.record(last) == PAYLOADS[3]  # an open file outlives its name
             return
     elif change == "rewritten":
         path.write_bytes(b"?" * ENDS[-1])
@@ -348,11 +336,11 @@ def test_pickled_copy_and_threads(tmp_path, compress):
     shards.record(places[0])
     copy = pickle.loads(pickle.dumps(shards))
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(partial(payload, copy), places)) == PAYLOADS * 50
+        assert list(pool.map(copy.record, places)) == PAYLOADS * 50
 
 
 def _child(shards, queue):
-    queue.put([payload(shards, place) for place in shards.locate(range(len(shards)))])
+    queue.put([shards.record(place) for place in shards.locate(range(len(shards)))])
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -366,7 +354,7 @@ def test_read_in_another_process(tmp_path, method):
     process.start()
     assert queue.get() == PAYLOADS
     process.join()
-    assert payload(shards, shards.locate([1])[0]) == PAYLOADS[1]
+    assert shards.record(shards.locate([1])[0]) == PAYLOADS[1]
 
 
 def test_will_need_covers_the_records(tmp_path, monkeypatch):

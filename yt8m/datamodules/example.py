@@ -6,8 +6,7 @@ lengths; a feature list is then a matrix with a constant stride. Whatever differ
 goes to protobuf, so a record is accepted, rejected and understood exactly as protobuf does.
 """
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,10 +23,31 @@ Value = list[bytes] | np.ndarray | list[int] | None
 
 
 class Layout(NamedTuple):
-    """Where everything lies in a record, or in its ``Features`` message."""
+    """Where everything lies in a message that is one map of features."""
 
     structure: list[tuple[int, int, bytes]]  # start, end and content of the bytes around the values
     values: list[tuple[str, int, int, int]]  # key, kind, start and end of each value
+
+
+class FrameList(NamedTuple):
+    """A feature list whose frames all have one size: a matrix with a constant stride."""
+
+    start: int  # of the first frame
+    count: int
+    header: bytes  # in front of the content of every frame
+    width: int  # of that content
+
+    def item(self) -> np.dtype:
+        """A frame as an item of two fields, ``header`` and ``content``."""
+        formats = [f"V{len(self.header)}", f"V{self.width}"]
+        return np.dtype(list(zip(("header", "content"), formats, strict=True)))
+
+
+class ListsLayout(NamedTuple):
+    """Where everything lies in the feature lists of a ``SequenceExample``."""
+
+    structure: list[tuple[int, int, bytes]]  # start, end and content of the bytes around the lists
+    lists: dict[str, FrameList]
 
 
 class ExampleError(ValueError):
@@ -38,36 +58,32 @@ class _Irregular(Exception):
     """Not the usual layout: for protobuf to decide."""
 
 
-def parse_example(data: bytes, keys: Sequence[str], start: int = 0, end: int | None = None) -> list[Value]:
-    """Values of ``keys`` in the ``tf.train.Example`` that is ``data[start:end]``.
+def parse_example(data: bytes, keys: Sequence[str]) -> list[Value]:
+    """Values of ``keys`` in the ``tf.train.Example`` that is ``data``.
 
     Raises ExampleError where the message is malformed.
     """
-    end = len(data) if end is None else end
     try:
-        return _values(data, start, end, keys, _walk_example)
+        return _values(data, keys)
     except (_Irregular, IndexError):
-        return _protobuf_values(_protobuf("Example", data[start:end]).features, keys)
+        return _protobuf_values(_protobuf("Example", data).features, keys)
 
 
 def parse_sequence(
-    data: bytes, keys: Sequence[str], lists: Sequence[str], start: int = 0, end: int | None = None
+    data: bytes, keys: Sequence[str], lists: Sequence[str]
 ) -> tuple[list[Value], list[np.ndarray | None]]:
-    """Context values of ``keys`` and frames of ``lists`` in the ``tf.train.SequenceExample`` ``data[start:end]``.
+    """Context values of ``keys`` and frames of ``lists`` in the ``tf.train.SequenceExample`` that is ``data``.
 
     Frames are uint8 [T, D], usually a view into ``data``; None where there is no such feature list. Raises
     ExampleError where the message is malformed or the frames of a list are not byte strings of one size.
     """
-    end = len(data) if end is None else end
     try:
-        length, position = _field(data, start, _FIELD_1)
-        context = _values(data[position : position + length], 0, length, keys, _walk_features)
-        length, position = _field(data, position + length, _FIELD_2)
-        if position + length != end:
-            raise _Irregular
-        frames = _feature_lists(data, position, end)
+        length, position = _field(data, 0, _FIELD_1)
+        context = _values(data[: position + length], keys)
+        layout = _walk_lists(data, position + length, len(data))
+        frames = {name: _frames(data, found) for name, found in layout.lists.items()}
     except (_Irregular, IndexError):
-        message = _protobuf("SequenceExample", data[start:end])
+        message = _protobuf("SequenceExample", data)
         context = _protobuf_values(message.context, keys)
         frames = {
             name: _protobuf_frames(name, message.feature_lists.feature_list[name].feature)
@@ -83,13 +99,24 @@ def available(data: bytes) -> list[str]:
     return sorted({*message.context.feature, *message.feature_lists.feature_list})
 
 
-def example_layout(data: bytes) -> Layout | None:
-    """Layout of the ``tf.train.Example`` ``data``; None where it is unusual, for `parse_example` to decide.
+def map_layout(data: bytes) -> Layout | None:
+    """Layout of a ``tf.train.Example``, or of the context of a ``SequenceExample`` with its tag and length.
 
-    Integers may still turn out to be malformed.
+    None where it is unusual, for the functions above to decide. Integers may still turn out to be malformed.
     """
     try:
-        return _walk_example(data, 0, len(data))
+        return _walk_map(data)
+    except (_Irregular, IndexError):
+        return None
+
+
+def lists_layout(data: bytes, start: int, end: int) -> ListsLayout | None:
+    """Layout of the feature lists of a ``SequenceExample``, tag and length included, that are ``data[start:end]``.
+
+    None where it is unusual, for `parse_sequence` to decide. Of each list only the first frame has been looked at.
+    """
+    try:
+        return _walk_lists(data, start, end)
     except (_Irregular, IndexError):
         return None
 
@@ -111,23 +138,10 @@ def _field(data: bytes, position: int, tag: int) -> tuple[int, int]:
     raise _Irregular
 
 
-# Records differ little in layout: by the order of the keys and the lengths of id and labels. One whose structure
-# equals that of a layout seen before, byte by byte, is not walked again.
-_layouts: dict[tuple, Layout] = {}
-_MAX_LAYOUTS = 1 << 14
-
-
-def _values(data: bytes, start: int, end: int, keys: Sequence[str], walk: Callable) -> list[Value]:
-    """Values of ``keys`` in the message ``data[start:end]``, whose layout ``walk`` finds."""
-    place = walk, data[start : start + 8], start, end
-    layout = _layouts.get(place)
-    if layout is None or not _has_layout(data, layout):
-        layout = walk(data, start, end)
-        if len(_layouts) == _MAX_LAYOUTS:
-            _layouts.clear()
-        _layouts[place] = layout
+def _values(data: bytes, keys: Sequence[str]) -> list[Value]:
+    """Values of ``keys`` in the message ``data``, which is one map of features."""
     found = dict.fromkeys(keys)
-    for key, kind, first, last in layout.values:
+    for key, kind, first, last in _walk_map(data).values:
         if kind == INT64S:
             value = _int64s(data[first:last])  # of other keys too, which may be malformed
             if key in found:
@@ -140,73 +154,68 @@ def _values(data: bytes, start: int, end: int, keys: Sequence[str], walk: Callab
     return [found[key] for key in keys]
 
 
-def _has_layout(data: bytes, layout: Layout) -> bool:
-    # Run for every record, and a plain loop takes half the time of all().
-    for start, stop, content in layout.structure:  # noqa: SIM110
-        if data[start:stop] != content:
-            return False
-    return True
-
-
-def _walk_example(data: bytes, start: int, end: int) -> Layout:
-    length, position = _field(data, start, _FIELD_1)
+def _walk_map(data: bytes) -> Layout:
+    length, position = _field(data, 0, _FIELD_1)
     stop = position + length
     # Video-level shards end in an empty second field, which an Example does not know.
-    if stop != end and data[stop:end] != b"\x12\x00":
+    if stop != len(data) and data[stop:] != b"\x12\x00":
         raise _Irregular
-    structure, values = _walk_features(data, position, stop)
-    return Layout([(start, position, data[start:position]), *structure, (stop, end, data[stop:end])], values)
-
-
-def _walk_features(data: bytes, position: int, end: int) -> Layout:
-    structure, values = [], {}
-    while position < end:
-        key, start, stop = _entry(data, position)
+    structure, values = [(0, position, data[:position])], {}
+    while position < stop:
+        key, start, end = _entry(data, position)
         kind = data[start]
         for tag in (kind, _FIELD_1):
             length, start = _field(data, start, tag)
-            if start + length != stop:
+            if start + length != end:
                 raise _Irregular
         if kind not in (BYTES, FLOATS, INT64S) or (kind == FLOATS and length % 4) or key in values:
             raise _Irregular
         structure.append((position, start, data[position:start]))
-        values[key] = (key, kind, start, stop)
-        position = stop
-    if position != end:
+        values[key] = (key, kind, start, end)
+        position = end
+    if position != stop:
         raise _Irregular
+    structure.append((stop, len(data), data[stop:]))
     return Layout(structure, list(values.values()))
 
 
-def _feature_lists(data: bytes, position: int, end: int) -> dict[str, np.ndarray]:
-    """Frames of all lists of a ``FeatureLists`` message; of a repeated key the last counts, as in protobuf."""
-    found = {}
+def _walk_lists(data: bytes, start: int, end: int) -> ListsLayout:
+    length, position = _field(data, start, _FIELD_2)
+    if position + length != end:
+        raise _Irregular
+    structure, lists = [(start, position, data[start:position])], {}
     while position < end:
-        key, start, stop = _entry(data, position)
-        header, width, item = _frame_header(data[start : start + _FRAME_HEADER])
-        stride = len(header) + width
-        count, rest = divmod(stop - start, stride)
-        if rest or stop > end:
+        key, first, stop = _entry(data, position)
+        header, width = _frame_header(data[first : first + _FRAME_HEADER])
+        count, rest = divmod(stop - first, len(header) + width)
+        if rest or stop > end or not width or key in lists:
             raise _Irregular
-        # Gathered as items, headers compare in a third of the time that a matrix of bytes takes.
-        if np.ndarray(count, item, data, start, (stride,)).tobytes() != header * count:
-            raise _Irregular
-        found[key] = np.ndarray((count, width), np.uint8, data, start + len(header), (stride, 1))
+        structure.append((position, first, data[position:first]))
+        lists[key] = FrameList(first, count, header, width)
         position = stop
     if position != end:
         raise _Irregular
-    return found
+    return ListsLayout(structure, lists)
 
 
-@lru_cache(maxsize=1 << 10)
-def _frame_header(data: bytes) -> tuple[bytes, int, np.dtype]:
-    """Header of the frame that begins ``data``, the frame's size without it, and the header as an item."""
+def _frames(data: bytes, found: FrameList) -> np.ndarray:
+    """Frames of a list, uint8 [T, D], a view into ``data``."""
+    items = np.ndarray(found.count, found.item(), data, found.start)
+    if items["header"].tobytes() != found.header * found.count:
+        raise _Irregular
+    strides = items.itemsize, 1
+    return np.ndarray((found.count, found.width), np.uint8, data, found.start + len(found.header), strides)
+
+
+def _frame_header(data: bytes) -> tuple[bytes, int]:
+    """Header of the frame that begins ``data``, and the frame's size without it."""
     frame, position = _field(data, 0, _FIELD_1)
     end = position + frame
     for tag in (BYTES, _FIELD_1):
         width, position = _field(data, position, tag)
         if position + width != end:
             raise _Irregular
-    return data[:position], width, np.dtype(f"V{position}")
+    return data[:position], width
 
 
 def _entry(data: bytes, position: int) -> tuple[str, int, int]:

@@ -4,12 +4,12 @@ import contextlib
 import mmap
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from yt8m.datamodules.tfrecord import DataError, File, Index, Payload
+from yt8m.datamodules.tfrecord import DataError, File, Index
 
 
 class Place(NamedTuple):
@@ -57,7 +57,7 @@ class Shards:
         offsets, sizes = self._records[numbers].T
         return shards, offsets, sizes
 
-    def record(self, place: Place) -> Payload:
+    def record(self, place: Place) -> bytes:
         """Payload of one record, both CRCs verified.
 
         Raises DataError for a record that is damaged and for a shard that changed since it was indexed.
@@ -71,9 +71,18 @@ class Shards:
                 raise self._changed(shard) from None
             raise
 
-    def mapped(self, shard: int) -> mmap.mmap | None:
-        """All bytes of a shard, to be touched at once and no later; None where the file has become shorter."""
-        return self._file(shard).map()
+    def mapped(self, shards: Iterable[int]) -> dict[int, mmap.mmap] | None:
+        """All bytes of each of these shards, to be looked at now; None where one has changed since it was indexed."""
+        maps = {}
+        for shard in shards:
+            try:
+                mapped = self._file(shard).map()
+            except (DataError, OSError):
+                return None
+            if mapped is None:
+                return None
+            maps[shard] = mapped
+        return maps
 
     def describe(self, place: Place) -> str:
         """Path and offset, as error messages begin."""

@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -32,7 +31,6 @@ REMEDY = "re-download the shard, or set dataset.on_corrupt=skip to leave out wha
 _GZIP_MAGIC = b"\x1f\x8b"
 _CACHE_HEADER = struct.Struct("<8sQqI")  # magic, size and mtime_ns of the shard, CRC of the records
 _CACHE_MAGIC = b"yt8mix01"
-_MAPPED = 1 << 15  # bytes from which a record is mapped rather than copied
 _CHUNK = 1 << 20  # bytes read at a time where a file is gone through from end to end
 
 
@@ -55,7 +53,7 @@ class Index:
     faults: tuple[str, ...] = ()
 
 
-def masked_crc(data: bytes | np.ndarray) -> int:
+def masked_crc(data: bytes) -> int:
     """CRC-32C of ``data`` as TFRecord stores it."""
     return mask(google_crc32c.value(data))
 
@@ -94,8 +92,7 @@ def read(
     for number in range(len(found.records)) if records is None else records:
         if not 0 <= number < len(found.records):
             raise IndexError(f"expected record numbers in 0..{len(found.records) - 1}, found {number}")
-        data, start, end = file.record(*found.records[number].tolist(), verify)
-        yield data[start:end]
+        yield file.record(*found.records[number].tolist(), verify)
 
 
 def _sound(path: str | os.PathLike, cache: bool = True) -> Index:
@@ -126,22 +123,12 @@ def scan(path: str | os.PathLike, cache: bool = True) -> Index:
     return Index(path, records, file.stamp, tuple(faults))
 
 
-class Payload(NamedTuple):
-    """A record's payload: the bytes ``start`` to ``end`` (excluded) of ``data``."""
-
-    data: bytes | mmap.mmap
-    start: int
-    end: int
-
-
 class File:
     """Bytes of a shard by position: the one place that knows where they live.
 
-    Small records are read one by one, which is safe whatever happens to the file. Large ones, and many at once, are
-    seen through a memory map, as copying or asking for each costs as much as all else that is done with it.
-    Touching a map beyond the end of its file kills the interpreter, so the file's size is asked for each time; only
-    a file that is cut short within the millisecond that follows, or a failing disk, is left. A gzip shard is
-    unpacked once into an unlinked temporary file (in ``TMPDIR``), whose pages the system can evict.
+    `read` and `record` copy, which is safe whatever happens to the file. `map` is for reading many records at once,
+    where copying each costs as much as all else that is done with it. A gzip shard is unpacked once into an unlinked
+    temporary file (in ``TMPDIR``), whose pages the system can evict.
     """
 
     def __init__(self, path: str, unpack: bool = True):
@@ -177,33 +164,28 @@ class File:
                 "check the disk or the network mount"
             ) from error
 
-    def view(self, offset: int, size: int) -> tuple[bytes | mmap.mmap, int, int]:
-        """A buffer with ``size`` bytes of the file, where they begin in it, and how many of them are there."""
-        mapped = self.map() if size >= _MAPPED else None
-        if mapped is None:
-            data = self.read(offset, size)
-            return data, 0, len(data)
-        return mapped, offset, min(self.size - offset, size)
-
-    def record(self, offset: int, size: int, verify: bool = True) -> Payload:
+    def record(self, offset: int, size: int, verify: bool = True) -> bytes:
         """Payload of the record at ``offset``, both CRCs verified. Raises DataError for one that is damaged."""
-        data, base, found = self.view(offset, size)
-        if found != size:
-            raise self._damage(offset, f"expected {size} bytes, found {found}")
-        start, end = base + HEADER, base + size - FOOTER
+        data = self.read(offset, size)
+        if len(data) != size:
+            raise self._damage(offset, f"expected {size} bytes, found {len(data)}")
+        payload = data[HEADER:-FOOTER]
         if verify:
-            length = end - start
-            if data[base:start] != header(length):
-                problem = f"expected the header of a record of {length} bytes, found another"
+            if data[:HEADER] != header(len(payload)):
+                problem = f"expected the header of a record of {len(payload)} bytes, found another"
                 raise self._damage(offset, f"{problem} (is a .tfindex beside the shard of another one?)")
-            stored = int.from_bytes(data[end : end + FOOTER], "little")
-            computed = masked_crc(np.frombuffer(data, np.uint8, length, start))
+            stored = int.from_bytes(data[-FOOTER:], "little")
+            computed = masked_crc(payload)
             if computed != stored:
                 raise self._damage(offset, f"expected payload CRC {stored:08x}, found {computed:08x}")
-        return Payload(data, start, end)
+        return payload
 
     def map(self) -> mmap.mmap | None:
-        """The whole file; None where it has become shorter."""
+        """The whole file, to be looked at now; None where it has become shorter.
+
+        Touching what is no longer there kills the process (SIGBUS). The size is asked for each time, so only a file
+        that is cut while its map is being read is left, or a failing disk; see `loader`, where that is reported.
+        """
         if os.fstat(self.fd).st_size < self.size:
             return None
         if self._map is None:
