@@ -5,12 +5,12 @@
     python benchmarks/read_tfrecord.py --data DIR --level video --features mean_rgb=1024,mean_audio=128
     python benchmarks/read_tfrecord.py --tf-python OTHER/bin/python   # where tensorflow has an environment of its own
 
-Rounds alternate between the readers, each reads every video once, and ratios are taken within a round, so that
-a busy machine slows all of them; CPU time leaves out what others used of the core. All run on one core with one
-thread; the shards lie in the page cache. This project verifies both CRCs and reads in the order of training, shuffled within eight shards, into a re-used
-buffer; the others read in file order, and the `tfrecord` package verifies nothing. All give batches of --batch-size
-videos with ids, labels and one matrix of features. The limit is one CRC pass over the records in memory and one
-copy into a re-used buffer.
+Rounds alternate between the readers, each reads all videos, and ratios are taken within a round, so that a busy machine
+slows all of them; CPU time leaves out what others used of the core. All run on one core with one thread; the shards
+lie in the page cache. This project verifies both CRCs and reads in the order of training, shuffled within eight shards,
+into a re-used buffer; the others read in file order, and the `tfrecord` package verifies nothing. All give batches of
+--batch-size videos with ids, labels and one matrix of features. The limit is one CRC pass over the records in memory
+and one copy into a re-used buffer.
 """
 
 import argparse

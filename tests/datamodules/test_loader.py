@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import psutil
 import pytest
 import torch
 
+from yt8m.datamodules import tfrecord
 from yt8m.datamodules.dataset import ShardDataset
 from yt8m.datamodules.loader import SLOTS, Loader, ReaderError
 from yt8m.datamodules.sampler import BatchSampler
@@ -157,6 +159,26 @@ def test_a_dead_reader_is_reported(loader):
     with pytest.raises(ReaderError, match="reader process 1 ended by signal SIGKILL"):
         list(batches)
     assert not any(psutil.pid_exists(p.pid) and p.is_alive() for p in made._readers.processes)
+
+
+def test_a_shard_that_is_cut_while_it_is_read_is_reported(tmp_path, shards, monkeypatch):
+    path = shutil.copy(shards[0], tmp_path / "cut.tfrecord")
+    opened = tfrecord.File.map
+
+    def without_looking_again(file):
+        """The map, as if the file were cut right after its size was looked at."""
+        return file._map or opened(file)
+
+    monkeypatch.setattr(tfrecord.File, "map", without_looking_again)
+    made = make([path], 1, shuffle=False)
+    try:
+        batches = iter(made)
+        next(batches)
+        os.truncate(path, 100)
+        with pytest.raises(DataError, match=r"cut\.tfrecord @ byte 0: .* found it changed or gone since"):
+            list(batches)
+    finally:
+        made.close()
 
 
 def test_an_error_of_the_code_brings_its_traceback(loader, monkeypatch):

@@ -13,6 +13,7 @@ import pytest
 from tfrecord.reader import tfrecord_iterator
 
 from tests.datamodules import records
+from yt8m.datamodules import shards as shards_module
 from yt8m.datamodules import tfrecord
 from yt8m.datamodules.shards import Shards
 from yt8m.datamodules.tfrecord import DataError, index, read, scan
@@ -357,9 +358,38 @@ def test_read_in_another_process(tmp_path, method):
     assert shards.record(shards.locate([1])[0]) == PAYLOADS[1]
 
 
-def test_will_need_covers_the_records(tmp_path, monkeypatch):
-    paths = [records.write_shard(tmp_path / f"{number}.tfrecord", PAYLOADS) for number in range(3)]
+@pytest.fixture
+def asked(monkeypatch):
+    """What the system is asked to read, (offset, size) each."""
     asked = []
     monkeypatch.setattr(os, "posix_fadvise", lambda fd, *args: asked.append(args[:2]), raising=False)
-    Shards([scan(path) for path in paths]).will_need(2, 9)
-    assert asked == [(OFFSETS[2], ENDS[3] - OFFSETS[2]), (0, ENDS[3]), (0, ENDS[0])]
+    return asked
+
+
+def test_will_need_asks_for_what_is_not_in_the_cache(tmp_path, monkeypatch, asked):
+    paths = [records.write_shard(tmp_path / f"{number}.tfrecord", PAYLOADS) for number in range(3)]
+    shards = Shards([scan(path) for path in paths])
+    shards.will_need(range(12))
+    assert asked == []
+
+    def not_there(*args):
+        raise BlockingIOError
+
+    monkeypatch.setattr(os, "preadv", not_there, raising=False)
+    shards.will_need([9, 2, 3, 5])
+    assert asked == [(OFFSETS[2], ENDS[3] - OFFSETS[2]), (OFFSETS[1], SIZES[1]), (OFFSETS[1], SIZES[1])]
+    asked.clear()
+    monkeypatch.setattr(shards_module, "_GAP", 0)
+    monkeypatch.setattr(tfrecord, "_ADVICE", 200)
+    shards.will_need([2, 0])
+    assert asked == [(0, SIZES[0]), (OFFSETS[2], 200), (OFFSETS[2] + 200, SIZES[2] - 200)]
+
+
+def test_will_need_leaves_errors_to_reading(tmp_path, asked):
+    path = records.write_shard(tmp_path / "a.tfrecord", PAYLOADS)
+    shards = Shards([scan(path)])
+    path.unlink()
+    shards.will_need([0, 1])
+    assert asked == []
+    with pytest.raises(DataError, match="readable shard"):
+        shards.record(shards.locate([0])[0])

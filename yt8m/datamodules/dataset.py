@@ -133,9 +133,14 @@ class ShardDataset(torch.utils.data.Dataset):
         frames = int(np.minimum(sizes // self.feature_size, self.max_frames).sum())
         return frames * (SEGMENT_FRAMES if self.level == "segment" else 1)
 
-    def will_need(self, first: int, last: int) -> None:
-        """Ask the system to read records ``first`` to ``last`` (excluded) into its cache, without waiting."""
-        self._shards.will_need(first, last)
+    def will_need(self, numbers: Sequence[int]) -> None:
+        """Let the system begin to read the records ``numbers`` from the disk, without waiting for them."""
+        if len(numbers):
+            self._shards.will_need(numbers)
+
+    def changed(self) -> str | None:
+        """A message about the first shard that was changed or has gone since it was indexed; None where none was."""
+        return self._shards.changed()
 
     @property
     def record_sizes(self) -> np.ndarray:

@@ -62,8 +62,7 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         # A generator, so that an iterator that is made and dropped starts nothing.
         if self.num_workers == 0:
-            for numbers in self.batch_sampler:
-                yield self._read_here(numbers)
+            yield from self._batches_read_here()
             return
         if self._readers is None:
             self._readers = _Readers(self.dataset, self._slots, self.num_workers)
@@ -74,6 +73,15 @@ class Loader:
         if self._readers is not None:
             self._readers.close()
             self._readers = None
+
+    def _batches_read_here(self) -> Iterator[Batch]:
+        tasks = iter(self.batch_sampler)
+        upcoming = next(tasks, None)
+        while upcoming is not None:
+            numbers, upcoming = upcoming, next(tasks, None)
+            # The disk reads the next batch while this one is worked on.
+            self.dataset.will_need(upcoming or [])
+            yield self._read_here(numbers)
 
     def _read_here(self, numbers: list[int]) -> Batch:
         free = self._slots.free[0]
@@ -116,7 +124,7 @@ class _Readers:
         context = multiprocessing.get_context("fork")
         pipes = [context.Pipe() for _ in range(number)]
         self.pipes = [ours for ours, _ in pipes]
-        self.slots = slots
+        self.dataset, self.slots = dataset, slots
         self.pending: list[deque[int]] = [deque() for _ in range(number)]  # slots being filled, in order
         self.iteration = 0
         self.processes = []
@@ -203,6 +211,10 @@ class _Readers:
         process = self.processes[reader]
         process.join(1)
         code = process.exitcode
+        changed = self.dataset.changed() if code == -signal.SIGBUS else None
+        if changed:  # under the reader's hands: its bytes were no longer there
+            self.close()
+            raise DataError(changed)
         how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
         self.close()
         raise ReaderError(
@@ -241,9 +253,14 @@ def _serve(
     for parent in parents:  # else this process itself would keep the pipes open when the parent dies
         parent.close()
     buffers = [torch.from_numpy(slots.array(reader, slot)) for slot in range(SLOTS)]
+    tasks: deque[tuple[int, Sequence[int]]] = deque()
     try:
         while True:
-            slot, numbers = pipe.recv()
+            # The disk reads for all batches that are waited for, while the first of them is put together.
+            while not tasks or pipe.poll():
+                tasks.append(pipe.recv())
+                dataset.will_need(tasks[-1][1])
+            slot, numbers = tasks.popleft()
             try:
                 fits = dataset.max_rows(numbers) <= slots.rows
                 batch = dataset.read_into(numbers, buffers[slot] if fits else None)

@@ -11,6 +11,8 @@ import numpy as np
 
 from yt8m.datamodules.tfrecord import DataError, File, Index
 
+_GAP = 1 << 16  # bytes between records that are sooner read than left out
+
 
 class Place(NamedTuple):
     """Where a record lies: number of its shard, offset and size in it, framing included."""
@@ -88,16 +90,24 @@ class Shards:
         """Path and offset, as error messages begin."""
         return f"{self.paths[place.shard]} @ byte {place.offset}"
 
-    def will_need(self, first: int, last: int) -> None:
-        """Ask the system to read records ``first`` to ``last`` (excluded) into its cache, without waiting."""
-        if not hasattr(os, "posix_fadvise"):
-            return  # macOS
-        start, end = self.locate([first, last - 1])
-        for shard in range(start.shard, end.shard + 1):
-            file = self._file(shard)
-            begin = start.offset if shard == start.shard else 0
-            stop = end.offset + end.size if shard == end.shard else file.size
-            os.posix_fadvise(file.fd, begin, stop - begin, os.POSIX_FADV_WILLNEED)
+    def will_need(self, numbers: Sequence[int]) -> None:
+        """Let the system begin to read the records ``numbers`` into its cache, in the order of the disk."""
+        shards, offsets, sizes = self.lookup(numbers)
+        order = np.lexsort((offsets, shards))
+        shards, offsets, ends = shards[order], offsets[order], (offsets + sizes)[order]
+        apart = (np.diff(shards) != 0) | (offsets[1:] - ends[:-1] > _GAP)
+        firsts, lasts = np.flatnonzero(np.append(True, apart)), np.flatnonzero(np.append(apart, True))
+        for shard, start, end in zip(
+            shards[firsts].tolist(), offsets[firsts].tolist(), ends[lasts].tolist(), strict=True
+        ):
+            with contextlib.suppress(DataError):  # which reading the record will raise
+                self._file(shard).will_need(start, end)
+
+    def changed(self) -> str | None:
+        """A message about the first shard that was changed or has gone since it was indexed; None where none was."""
+        return next(
+            (str(self._changed(shard)) for shard in range(len(self.paths)) if self._has_changed(shard)), None
+        )
 
     def _file(self, shard: int) -> File:
         try:
