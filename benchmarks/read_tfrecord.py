@@ -30,11 +30,10 @@ import numpy as np
 
 LEVELS = {"frame": {"rgb": 1024, "audio": 128}, "video": {"mean_rgb": 1024, "mean_audio": 128}}
 MEGABYTES = {"frame": (200, 1000), "video": (60, 300)}
-SHARD_MEGABYTES = 25
 NUM_CLASSES = 3862
 
 
-def write_shards(folder, level, megabytes, seed=0):
+def write_shards(folder, level, megabytes, shard_megabytes=25, seed=0):
     """Write shards of random videos, 120 to 300 frames at frame level, and return their paths."""
     from tfrecord.example_pb2 import Example, SequenceExample
 
@@ -42,10 +41,10 @@ def write_shards(folder, level, megabytes, seed=0):
 
     rng = np.random.default_rng(seed)
     paths = []
-    for number in range(-(-megabytes // SHARD_MEGABYTES)):
+    for number in range(-(-megabytes // shard_megabytes)):
         paths.append(Path(folder, f"{level}{number:04d}.tfrecord"))
         with open(paths[-1], "wb") as file:
-            while file.tell() < SHARD_MEGABYTES * 10**6:
+            while file.tell() < shard_megabytes * 10**6:
                 message = SequenceExample() if level == "frame" else Example()
                 context = (message.context if level == "frame" else message.features).feature
                 context["id"].bytes_list.value.append(b"%04d" % rng.integers(10**4))

@@ -1,0 +1,107 @@
+"""How much of the disk's speed arrives where nothing is in the page cache.
+
+    python benchmarks/cold.py                    # 2 GB of made-up frame-level shards of 125 MB, in the current folder
+    python benchmarks/cold.py --folder /data/tmp --gigabytes 8 --rounds 5
+
+Contenders take turns, and before each turn the shards' pages are dropped (posix_fadvise): the files read from end to
+end, one after another, which is the disk's own speed; the project's loader with 2 readers in the order of training,
+shuffled within eight shards, with and without asking the disk ahead for the batches that are waited for; and, with
+nothing dropped, the same loader from the page cache. Both CRCs of every record are verified by the loader.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+
+import numpy as np
+import torch
+from read_tfrecord import LEVELS, NUM_CLASSES, spread, write_shards
+from rich.console import Console
+from rich.table import Table
+
+from yt8m.datamodules.dataset import ShardDataset
+from yt8m.datamodules.loader import Loader
+from yt8m.datamodules.sampler import BatchSampler
+
+BATCH_SIZE = 128
+CHUNK = 1 << 20
+
+
+class NotAhead(ShardDataset):
+    """Leaves reading ahead to the system."""
+
+    def will_need(self, numbers):
+        pass
+
+
+def drop(paths):
+    for path in paths:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())  # only pages that the disk has can be dropped
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def time_files(paths):
+    began = time.perf_counter()
+    for path in paths:
+        with open(path, "rb", buffering=0) as file:
+            while file.read(CHUNK):
+                pass
+    return time.perf_counter() - began
+
+
+def time_loader(dataset):
+    sampler = BatchSampler(dataset.shard_sizes, BATCH_SIZE, shuffle=True)
+    began = time.perf_counter()
+    loader = Loader(
+        dataset, sampler, 2
+    )  # its readers open the files anew: maps keep pages from being dropped
+    for batch in loader:
+        del batch
+    seconds = time.perf_counter() - began
+    loader.close()
+    return seconds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--folder", default=".", help="on the disk to be measured")
+    parser.add_argument("--gigabytes", type=float, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    console = Console()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        with console.status("writing shards"):
+            paths = write_shards(folder, "frame", int(arguments.gigabytes * 1000), shard_megabytes=125)
+        ahead, not_ahead = (kind(paths, LEVELS["frame"], NUM_CLASSES) for kind in (ShardDataset, NotAhead))
+        size = sum(path.stat().st_size for path in paths)
+        turns = {
+            "the files, from end to end": lambda: time_files(paths),
+            "loader, reading ahead": lambda: time_loader(ahead),
+            "loader, not reading ahead": lambda: time_loader(not_ahead),
+            "loader, from the page cache": lambda: time_loader(ahead),
+        }
+        rates = {name: [] for name in turns}
+        for _ in range(arguments.rounds):
+            for name, turn in turns.items():
+                if name == "loader, from the page cache":
+                    time_files(paths)
+                else:
+                    drop(paths)
+                rates[name].append(size / turn() / 1e9)
+    title = f"{len(ahead):,} videos, {size / 1e9:.1f} GB, {len(paths)} shards, min – median – max"
+    table = Table("", "GB/s", "videos/s", "share of the disk", title=title)
+    disk = np.array(rates["the files, from end to end"])
+    for name, values in rates.items():
+        videos = statistics.median(values) * 1e9 / size * len(ahead)
+        table.add_row(
+            name, spread(values, ".2f"), f"{videos:,.0f}", spread((np.array(values) / disk).tolist(), ".2f")
+        )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
