@@ -108,7 +108,7 @@ class YT8MDataModule(pl.LightningDataModule):
         self.vocabulary, self.target = self.root / vocabulary if vocabulary else None, target
         self.predicted = "test"  # the partition that `trainer.predict` reads
         self.datasets: dict[str, ShardDataset] = {}
-        self._faults: dict[str, str] = {}  # message by place, for each record that was skipped
+        self._faults: set[str] = set()  # places of the records that were skipped, as errors name them
         self._loaders: dict[str, Loader] = {}
         self._resume: dict[str, Any] | None = None
         self._copying: deque[tuple[torch.cuda.Event, Batch]] = deque()
@@ -204,23 +204,26 @@ class YT8MDataModule(pl.LightningDataModule):
 
     def skipped(self) -> dict[str, int]:
         """How many records each damaged shard has lost so far, over all ranks; with `on_corrupt: skip`."""
-        places = set(self._faults)
+        return dict(Counter(place.rpartition(" @ byte ")[0] for place in self._skipped_places()))
+
+    def _skipped_places(self) -> list[str]:
+        places = self._faults
         if distributed.is_available() and distributed.is_initialized():
             of_ranks: list[Any] = [None] * distributed.get_world_size()
             distributed.all_gather_object(of_ranks, places)
             places = set().union(*of_ranks)
-        return dict(sorted(Counter(place.rpartition(" @ byte ")[0] for place in places).items()))
+        return sorted(places)
 
     def _note(self, faults: list[str]) -> None:
-        """Keep each fault once, also when the next epoch meets it again, and report it."""
+        """Keep the place of each fault once, also when the next epoch meets it again, and report it."""
         for fault in faults:
             place = fault.partition(": ")[0]
             if place not in self._faults:
-                self._faults[place] = fault
+                self._faults.add(place)
                 log.warning("skipped: %s", fault)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands: the epoch and the batch to go on with, and what its order depends on."""
+        """Where training stands: the epoch and the batch to go on with, what its order depends on, what was skipped."""
         loop = self.trainer.fit_loop
         progress = loop.epoch_loop.batch_progress
         started = loop.epoch_progress.current.ready
@@ -228,11 +231,12 @@ class YT8MDataModule(pl.LightningDataModule):
             position = {"epoch": started, "batch": 0}
         else:
             position = {"epoch": started - 1, "batch": progress.current.ready}
-        return position | {"order": self._order()}
+        return position | {"order": self._order(), "skipped": self._skipped_places()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Let the next training go on where the checkpoint's stopped."""
         self._resume = state_dict
+        self._faults.update(state_dict.get("skipped", ()))
 
     def _partitions(self, stage: str | None) -> list[str]:
         if stage == "predict":
