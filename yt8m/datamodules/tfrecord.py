@@ -230,16 +230,17 @@ def _walk(file: File) -> tuple[np.ndarray, list[str]]:
     while offset < size:
         head = file.read(offset, HEADER)
         length = int.from_bytes(head[:8], "little")
+        end = offset + length + FRAMING
+        if end <= size and head == header(length):
+            records.append((offset, end - offset))
+            offset = end
+            continue
         if len(head) < HEADER:
             problem = f"expected a record header of {HEADER} bytes, found {len(head)}"
-        elif masked_crc(head[:8]) != int.from_bytes(head[8:], "little"):
+        elif head != header(length):
             problem = "expected a record, found a length whose CRC does not match"
-        elif length > size - offset - FRAMING:
-            problem = f"expected a record of {length + FRAMING} bytes, found {size - offset} to the end"
         else:
-            records.append((offset, length + FRAMING))
-            offset += length + FRAMING
-            continue
+            problem = f"expected a record of {end - offset} bytes, found {size - offset} to the end"
         following = _resynchronise(file, offset + 1)
         lost = f"{following - offset} bytes without a readable record"
         faults.append(f"{file.path} @ byte {offset}: {problem} ({lost}); {REMEDY}")
