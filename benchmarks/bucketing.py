@@ -13,12 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-from read_tfrecord import spread
-from rich.console import Console
+from results import add_option, report, spread
 from rich.progress import track
-from rich.table import Table
 
 from yt8m.datamodules.dataset import ShardDataset
 from yt8m.datamodules.loader import Loader
@@ -67,6 +64,7 @@ def main():
     parser.add_argument("--frames", type=int, nargs=2, default=(120, 300), metavar=("FROM", "TO"))
     parser.add_argument("--narrow", type=int, default=8, help="divides all widths of the network")
     parser.add_argument("--rounds", type=int, default=3)
+    add_option(parser)
     arguments = parser.parse_args()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -94,12 +92,25 @@ def main():
                 seconds, frames, padded = train(module, optimizer, Loader(dataset, sampler, 0))
                 taken[name].append(statistics.mean(seconds))
                 share.setdefault(name, []).append(1 - frames / padded)
-    table = Table("batches", "frames that are padding", "seconds a step", "of the step by chance")
-    base = np.array(taken["by chance"])
+    rows = []
     for name, values in taken.items():
-        ratios = (np.array(values) / base).tolist()
-        table.add_row(name, spread(share[name], ".1%"), spread(values, ".2f"), spread(ratios, ".2f"))
-    Console().print(table)
+        ratios = [value / base for value, base in zip(values, taken["by chance"], strict=True)]
+        rows.append([name, spread(share[name], ".1%"), spread(values, ".2f"), spread(ratios, ".2f")])
+    first, last = arguments.frames
+    options = "".join(
+        f" --{name.replace('_', '-')} {getattr(arguments, name)}"
+        for name in ("videos", "batch_size", "narrow", "rounds")
+        if getattr(arguments, name) != parser.get_default(name)
+    )
+    report(
+        arguments.results,
+        f"Batches of like length, stream_lstm, 1/{arguments.narrow} of its width",
+        f"python benchmarks/bucketing.py{options}",
+        ("batches", "frames that are padding", "seconds a step", "of the step by chance"),
+        rows,
+        f"All cores, {arguments.rounds} rounds of {arguments.videos:,} videos of {first} to {last} frames, "
+        f"{arguments.batch_size} a batch, min – median – max.",
+    )
 
 
 if __name__ == "__main__":

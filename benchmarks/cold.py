@@ -11,15 +11,13 @@ nothing dropped, the same loader from the page cache. Both CRCs of every record 
 
 import argparse
 import os
-import statistics
 import tempfile
 import time
 
-import numpy as np
 import torch
-from read_tfrecord import LEVELS, NUM_CLASSES, spread, write_shards
+from read_tfrecord import LEVELS, NUM_CLASSES, write_shards
+from results import add_option, report, spread
 from rich.console import Console
-from rich.table import Table
 
 from yt8m.datamodules.dataset import ShardDataset
 from yt8m.datamodules.loader import Loader
@@ -70,11 +68,11 @@ def main():
     parser.add_argument("--folder", default=".", help="on the disk to be measured")
     parser.add_argument("--gigabytes", type=float, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    add_option(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    console = Console()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        with console.status("writing shards"):
+        with Console().status("writing shards"):
             paths = write_shards(folder, "frame", int(arguments.gigabytes * 1000), shard_megabytes=125)
         ahead, not_ahead = (kind(paths, LEVELS["frame"], NUM_CLASSES) for kind in (ShardDataset, NotAhead))
         size = sum(path.stat().st_size for path in paths)
@@ -92,15 +90,20 @@ def main():
                 else:
                     drop(paths)
                 rates[name].append(size / turn() / 1e9)
-    title = f"{len(ahead):,} videos, {size / 1e9:.1f} GB, {len(paths)} shards, min – median – max"
-    table = Table("", "GB/s", "videos/s", "share of the disk", title=title)
-    disk = np.array(rates["the files, from end to end"])
+    disk = rates["the files, from end to end"]
+    rows = []
     for name, values in rates.items():
-        videos = statistics.median(values) * 1e9 / size * len(ahead)
-        table.add_row(
-            name, spread(values, ".2f"), f"{videos:,.0f}", spread((np.array(values) / disk).tolist(), ".2f")
-        )
-    console.print(table)
+        videos = [value * 1e9 / size * len(ahead) for value in values]
+        shares = [value / disk_rate for value, disk_rate in zip(values, disk, strict=True)]
+        rows.append([name, *(spread(*cell) for cell in ((values, ".2f"), (videos, ",.0f"), (shares, ".2f")))])
+    report(
+        arguments.results,
+        f"From the disk, {size / 1e9:.0f} GB in {len(paths)} shards, batches of {BATCH_SIZE}",
+        f"python benchmarks/cold.py --gigabytes {arguments.gigabytes:g} --rounds {arguments.rounds}",
+        ("", "GB/s", "videos/s", "share of the files' speed"),
+        rows,
+        f"All cores, 2 readers, {arguments.rounds} rounds of {len(ahead):,} videos, min – median – max.",
+    )
 
 
 if __name__ == "__main__":

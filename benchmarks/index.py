@@ -1,7 +1,7 @@
 """Time to index many shards, and the memory of a process that reads them.
 
     python benchmarks/index.py                   # 20 and 2,000 shards of 100 made-up video-level records, 1 GB
-    python benchmarks/index.py --shards 10 1000 --level frame --records 5
+    python benchmarks/index.py --shards 10 1000 --records 5 --level frame
 
 For each number of shards a process of its own indexes them twice, from the shards and from the index that was kept,
 and reads every record once in the order of training, shuffled within eight shards, in batches of 256. Own memory is
@@ -21,8 +21,7 @@ from pathlib import Path
 
 import torch
 from read_tfrecord import LEVELS, NUM_CLASSES, write_shards
-from rich.console import Console
-from rich.table import Table
+from results import add_option, report
 
 from yt8m.datamodules.dataset import ShardDataset
 from yt8m.datamodules.sampler import BatchSampler
@@ -80,15 +79,13 @@ def main():
     parser.add_argument("--level", choices=LEVELS, default="video")
     parser.add_argument("--cores", type=int, default=1)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
+    add_option(parser)
     arguments = parser.parse_args()
     if arguments.measure:
         print(json.dumps(measure(arguments.measure, arguments.level)))
         return
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])
-    table = Table(
-        *("shards", "records", "index, first time", "index, kept"),
-        *("own memory before, MB", "own, peak, MB", "with mapped files, peak, MB"),
-    )
+    rows = []
     for shards in arguments.shards:
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cache:
             copies(folder, arguments.level, shards, arguments.records)
@@ -105,8 +102,20 @@ def main():
             f"{seconds:.2f} s ({found['records'] / seconds:,.0f} records/s)" for seconds in found["seconds"]
         ]
         sizes = [f"{found[key]:,.0f}" for key in ("before", "own", "whole")]
-        table.add_row(f"{shards:,}", f"{found['records']:,}", *cells, *sizes)
-    Console().print(table)
+        rows.append([f"{shards:,}", f"{found['records']:,}", *cells, *sizes])
+    columns = (
+        *("shards", "records", "index, first time", "index, kept"),
+        *("own memory before, MB", "own, peak, MB", "with mapped files, peak, MB"),
+    )
+    numbers = " ".join(map(str, arguments.shards))
+    report(
+        arguments.results,
+        f"Index and memory, {arguments.level} level",
+        f"python benchmarks/index.py --shards {numbers} --records {arguments.records} --level {arguments.level}",
+        columns,
+        rows,
+        f"{arguments.cores} core, one process each, both CRCs of every record verified.",
+    )
 
 
 if __name__ == "__main__":

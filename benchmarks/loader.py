@@ -11,15 +11,12 @@ loader without readers. The consumer takes batches and lets them go.
 
 import argparse
 import multiprocessing
-import statistics
 import tempfile
 import time
 
-import numpy as np
 import torch
 from read_tfrecord import LEVELS, NUM_CLASSES, write_shards
-from rich.console import Console
-from rich.table import Table
+from results import add_option, report, spread
 from torch.utils.data import DataLoader
 
 from yt8m.datamodules.dataset import ShardDataset
@@ -80,6 +77,7 @@ def main():
     parser.add_argument("--megabytes", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=3, help="epochs timed in each turn")
+    add_option(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -107,18 +105,19 @@ def main():
         for _ in range(arguments.rounds):
             for name, turn in turns.items():
                 rates[name].append(len(dataset) * arguments.epochs / turn())
-    table = Table(
-        "", "videos/s", "share of plain reading", title=f"{len(dataset):,} videos, min – median – max"
-    )
-    base = np.array(rates["plain reading, 2 processes"])
+    base = rates["plain reading, 2 processes"]
+    rows = []
     for name, values in rates.items():
-        shares = np.array(values) / base
-        table.add_row(
-            name,
-            f"{min(values):,.0f} – {statistics.median(values):,.0f} – {max(values):,.0f}",
-            f"{shares.min():.2f} – {np.median(shares):.2f} – {shares.max():.2f}",
-        )
-    Console().print(table)
+        shares = [value / plain_rate for value, plain_rate in zip(values, base, strict=True)]
+        rows.append([name, spread(values, ",.0f"), spread(shares, ".2f")])
+    report(
+        arguments.results,
+        f"Through the loader, {arguments.megabytes} MB, batches of {BATCH_SIZE}",
+        f"python benchmarks/loader.py --megabytes {arguments.megabytes} --rounds {arguments.rounds}",
+        ("", "videos/s", "share of plain reading"),
+        rows,
+        f"All cores, {arguments.rounds} rounds of {arguments.epochs} × {len(dataset):,} videos, min – median – max.",
+    )
 
 
 if __name__ == "__main__":

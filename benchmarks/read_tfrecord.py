@@ -17,8 +17,8 @@ import argparse
 import itertools
 import json
 import os
-import platform
-import statistics
+import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -27,9 +27,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from results import add_option, report, spread
 
 LEVELS = {"frame": {"rgb": 1024, "audio": 128}, "video": {"mean_rgb": 1024, "mean_audio": 128}}
 MEGABYTES = {"frame": (200, 1000), "video": (60, 300)}
+BATCH_SIZES = {"frame": 128, "video": 256}  # of conf/dataset/yt8m_frame.yaml and yt8m_video.yaml
+TURN_BYTES = 200 * 10**6  # to read in a turn at least, so that it lasts; small sets are read several times
 NUM_CLASSES = 3862
 
 
@@ -183,19 +186,29 @@ READERS = {
 }
 
 
-def serve(name, core, arguments):
-    """Make a reader in this process; for each line of the input read once, and print videos, seconds, CPU seconds."""
+def memory():
+    """Peak of resident memory of this process, and what is its own now (mapped files are not), in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    status = Path("/proc/self/status")
+    own = int(re.search(r"RssAnon:\s*(\d+)", status.read_text())[1]) / 1000 if status.exists() else None
+    return peak, own
+
+
+def serve(name, core, passes, arguments):
+    """Make a reader here; for each line of the input read all, and print videos, seconds, CPU seconds and memory."""
     if core is not None:
         os.sched_setaffinity(0, {core})
     read = READERS[name](*arguments)
     for _ in sys.stdin:
         start, cpu = time.perf_counter(), time.process_time()
-        videos = read()
-        print(json.dumps([videos, time.perf_counter() - start, time.process_time() - cpu]), flush=True)
+        videos = sum(read() for _ in range(passes))
+        print(
+            json.dumps([videos, time.perf_counter() - start, time.process_time() - cpu, memory()]), flush=True
+        )
 
 
-def measure(pythons, arguments, rounds):
-    """(seconds, CPU seconds) of each round by reader, and the number of videos.
+def measure(pythons, passes, arguments, rounds):
+    """(seconds, CPU seconds) of each round by reader, memory by reader, and the number of videos in a round.
 
     ``pythons`` maps reader to interpreter. Each reader has a process of its own, as TensorFlow and the `tfrecord`
     package cannot share one: both register the same protobuf messages. They wait while another reads.
@@ -204,7 +217,7 @@ def measure(pythons, arguments, rounds):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     children = {
         name: subprocess.Popen(
-            [python, __file__, "--serve", json.dumps([name, core, arguments])],
+            [python, __file__, "--serve", json.dumps([name, core, passes, arguments])],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -213,12 +226,12 @@ def measure(pythons, arguments, rounds):
         for name, python in pythons.items()
     }
     taken = {name: [] for name in pythons}
-    videos = set()
+    memories, videos = {}, set()
     for round_number in range(rounds + 1):
         for name, child in children.items():
             print(file=child.stdin, flush=True)
             line = child.stdout.readline() or sys.exit(f"the reader {name} ended early")
-            count, *seconds = json.loads(line)
+            count, *seconds, memories[name] = json.loads(line)
             videos.add(count)
             if round_number:  # the first one warms the caches
                 taken[name].append(seconds)
@@ -226,75 +239,71 @@ def measure(pythons, arguments, rounds):
         child.communicate()
     if len(videos) != 1:
         sys.exit(f"readers disagree on the number of videos: {sorted(videos)}")
-    return taken, videos.pop()
+    return taken, memories, videos.pop()
 
 
-def spread(values, form):
-    return " – ".join(format(value, form) for value in (min(values), statistics.median(values), max(values)))
+COLUMNS = (
+    *("reader", "videos/s", "GB/s", "µs of CPU a video"),
+    *("yt8m is faster by", "the same, in CPU time", "peak memory, MB", "of which its own"),
+)
 
 
-def report(console, level, batch_size, taken, videos, size):
-    """Print the table of one level and return it as plain data."""
-    from rich.table import Table
-
-    title = f"{level} level, {videos:,} videos, {size / 1e6:,.0f} MB, 1 core, {batch_size} a batch, min – median – max"
-    table = Table(title=title)
-    for column in ("reader", "videos/s", "µs of CPU a video", "yt8m is faster by", "in CPU time by"):
-        table.add_column(column, justify="left" if column == "reader" else "right")
-    rows = {}
+def rows_of(taken, memories, videos, size):
+    """Cells of the table; ratios are of this project to each other reader, round by round."""
+    rows = []
     for name, rounds in taken.items():
         wall, cpu = zip(*rounds, strict=True)
-        ratios = [
-            [theirs / ours for theirs, ours in zip(*pair, strict=True)]
-            for pair in zip(rounds, taken["yt8m"], strict=True)
-        ]
-        faster, faster_cpu = zip(*ratios, strict=True)
-        rates = [videos / seconds for seconds in wall]
-        micros = [seconds / videos * 1e6 for seconds in cpu]
-        rows[name] = {
-            "videos_per_second": rates,
-            "cpu_microseconds": micros,
-            "yt8m_is_faster_by": faster,
-            "yt8m_is_faster_by_in_cpu_time": faster_cpu,
-        }
-        spreads = ["", ""] if name == "yt8m" else [spread(faster, ".2f"), spread(faster_cpu, ".2f")]
-        table.add_row(name, spread(rates, ",.0f"), spread(micros, ".1f"), *spreads)
-    console.print(table)
-    return {"videos": videos, "bytes": size, "readers": rows}
+        faster = ["", ""]
+        if name != "yt8m":
+            ours = zip(*taken["yt8m"], strict=True)
+            faster = [
+                spread([theirs / our for theirs, our in zip(times, our_times, strict=True)], ".2f")
+                for times, our_times in zip((wall, cpu), ours, strict=True)
+            ]
+        peak, own = memories[name]
+        rows.append(
+            [
+                name,
+                spread([videos / seconds for seconds in wall], ",.0f"),
+                spread([size / seconds / 1e9 for seconds in wall], ".2f"),
+                spread([seconds / videos * 1e6 for seconds in cpu], ".1f"),
+                *faster,
+                f"{peak:,.0f}",
+                "" if own is None else f"{own:,.0f}",
+            ]
+        )
+    return rows
 
 
 def main():
-    from rich.console import Console
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--full", action="store_true", help="1 GB at frame level and 300 MB at video level")
     parser.add_argument("--level", choices=LEVELS, help="only this level")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, help="by default that of the dataset's config, 128 or 256")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--data", type=Path, help="folder of real shards to read instead; needs --level")
+    parser.add_argument("--name", help="of the real shards, for the title")
     parser.add_argument("--features", help="of the real shards, as name=size,name=size")
     parser.add_argument("--id-key", default="id", help="of the real shards")
     parser.add_argument(
         "--tf-python", help="Python with tensorflow, to read tf.data with (default: this one)"
     )
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
+    add_option(parser)
     options = parser.parse_args()
     if options.serve:
         serve(*json.loads(options.serve))
         return
     if options.data and not options.level:
         parser.error("--data needs --level")
-    console = Console()
     pythons = dict.fromkeys(READERS, sys.executable)
     if options.tf_python:
         pythons["tf.data"] = options.tf_python
     elif not find_spec("tensorflow"):
         del pythons["tf.data"]
-        console.print(
-            "tf.data is left out: tensorflow is not installed, see the extra 'bench' and --tf-python"
-        )
-    results = {"machine": platform.platform(), "python": platform.python_version(), "rounds": options.rounds}
+        print("tf.data is left out: tensorflow is not installed, see the extra 'bench' and --tf-python")
     with tempfile.TemporaryDirectory() as folder:
         for level in [options.level] if options.level else LEVELS:
             features = LEVELS[level]
@@ -307,12 +316,35 @@ def main():
                 paths = sorted(options.data.rglob("*.tfrecord"))
             else:
                 paths = write_shards(folder, level, MEGABYTES[level][options.full])
-            arguments = [list(map(str, paths)), level, features, options.id_key, options.batch_size]
-            taken, videos = measure(pythons, arguments, options.rounds)
             size = sum(path.stat().st_size for path in paths)
-            results[level] = report(console, level, options.batch_size, taken, videos, size)
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+            passes = -(-TURN_BYTES // size)
+            batch_size = options.batch_size or BATCH_SIZES[level]
+            arguments = [list(map(str, paths)), level, features, options.id_key, batch_size]
+            taken, memories, videos = measure(pythons, passes, arguments, options.rounds)
+            data = (options.name or "real") if options.data else "made up"
+            title = f"Reading, {level} level, {data}, {size / 1e6:,.0f} MB, batches of {batch_size}"
+            report(
+                options.results,
+                title,
+                command(options),
+                COLUMNS,
+                rows_of(taken, memories, videos, size * passes),
+                f"One core, {options.rounds} rounds of {videos:,} videos, min – median – max.",
+            )
+
+
+def command(options):
+    """As it was typed, without what is of this machine alone."""
+    words = ["python benchmarks/read_tfrecord.py"]
+    for name, value in vars(options).items():
+        flag = f"--{name.replace('_', '-')}"
+        if name == "data" and value:
+            words.append("--data DIR")
+        elif name == "tf_python" and value:
+            words.append("--tf-python PYTHON")
+        elif name not in ("serve", "results") and value not in (None, False, 7, "id"):
+            words += [flag] if value is True else [flag, str(value)]
+    return " ".join(words)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,77 @@
+"""Where figures go: a table on the terminal, and a section of `results.md` with command, date and machine."""
+
+import os
+import platform
+import re
+import statistics
+from collections.abc import Sequence
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("numpy", "torch", "google-crc32c", "tfrecord")
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """Minimum, median and maximum."""
+    return " – ".join(format(value, form) for value in (min(values), statistics.median(values), max(values)))
+
+
+def machine() -> str:
+    """What the figures depend on, without names."""
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    packages = [f"Python {platform.python_version()}"]
+    for package in PACKAGES:
+        try:
+            packages.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    load = os.getloadavg()[0]
+    hardware = f"{os.cpu_count()} cores ({cpu}), {memory:.0f} GiB, {platform.system()} {platform.release()}"
+    return f"{hardware}, {', '.join(packages)}; load average {load:.1f} at the end"
+
+
+def report(
+    path: Path,
+    title: str,
+    command: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    note: str = "",
+) -> None:
+    """Print a table, and put it into the section ``title`` of the Markdown file ``path`` in place of what was there."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(*columns, title=title)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    lines = [f"## {title}", "", f"`{command}`, {date.today():%d %B %Y}: {machine()}.", ""]
+    if note:
+        lines += [note, ""]
+    lines += ["| " + " | ".join(cells) + " |" for cells in (columns, ["---"] * len(columns), *rows)]
+    text = path.read_text() if path.exists() else "# Results\n"
+    before, *sections = re.split(r"^(?=## )", text, flags=re.MULTILINE)
+    section = "\n".join(lines) + "\n"
+    titles = [one.splitlines()[0] for one in sections]
+    if lines[0] in titles:
+        sections[titles.index(lines[0])] = section
+    else:
+        sections.append(section)
+    path.write_text("\n".join(part.rstrip() + "\n" for part in (before, *sections)))
+    console.print(f"written to {path}")
+
+
+def add_option(parser) -> None:
+    """The option of all benchmarks that says where figures go."""
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path(__file__).with_suffix(".md"),
+        help="file whose section is rewritten",
+    )
