@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.datamodules import records
-from yt8m.datamodules import feature_maps, frame_batch, tfrecord, video_batch
+from yt8m.datamodules import feature_maps, frame_reader, tfrecord, video_reader
 from yt8m.datamodules.dataset import ShardDataset
 from yt8m.datamodules.tfrecord import DataError
 
@@ -85,8 +85,8 @@ def read_at_once(dataset, numbers):
 @pytest.mark.parametrize("rows", [64, 4])
 @pytest.mark.parametrize("most", [1 << 10, 3])
 def test_usual_videos_are_read_at_once(rng, level, open_shard, monkeypatch, rows, most):
-    monkeypatch.setattr(video_batch, "_ROWS", rows)
-    for module in (feature_maps, frame_batch):
+    monkeypatch.setattr(video_reader, "_ROWS", rows)
+    for module in (feature_maps, frame_reader):
         monkeypatch.setattr(module, "_MAX_LAYOUTS", most)
     videos = []
     for number in range(60):

@@ -1,6 +1,5 @@
 """What a dataset hands out."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -29,20 +28,19 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def pin_memory(self) -> "Batch":
-        """The same batch in page-locked memory."""
-        return self._map(torch.Tensor.pin_memory, num_frames=self.num_frames.pin_memory())
-
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch with features and labels on ``device``.
 
         ``num_frames`` stays on the CPU: the longest video of a batch must be known there, and asking the device
         for it would wait for all that is queued.
         """
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-    def _map(self, move: Callable[[torch.Tensor], torch.Tensor], **changes) -> "Batch":
-        index, mask = (
-            None if pairs is None else move(pairs) for pairs in (self.label_index, self.label_mask)
+        def move(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=non_blocking)
+
+        return replace(
+            self,
+            features=move(self.features),
+            label_index=move(self.label_index),
+            label_mask=move(self.label_mask),
         )
-        return replace(self, features=move(self.features), label_index=index, label_mask=mask, **changes)

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from yt8m.datamodules.batch import Batch
-from yt8m.datamodules.frame_batch import FrameReader
-from yt8m.datamodules.record_batch import SEGMENT_FRAMES, RecordReader
+from yt8m.datamodules.frame_reader import FrameReader
+from yt8m.datamodules.record_reader import SEGMENT_FRAMES, RecordReader
 from yt8m.datamodules.shards import Shards
 from yt8m.datamodules.tfrecord import REMEDY, DataError, scan
-from yt8m.datamodules.video_batch import VideoReader
+from yt8m.datamodules.video_reader import VideoReader
 from yt8m.errors import ConfigError
 
 _INDEXING_THREADS = 8

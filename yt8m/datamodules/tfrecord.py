@@ -198,11 +198,12 @@ class File:
         if not hasattr(os, "posix_fadvise"):
             return  # macOS
         # To look at one byte takes a quarter of the time that to advise does, and bytes come and go together.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it is not there, or this file system cannot tell
             if os.preadv(self.fd, [bytearray(1)], end - 1, os.RWF_NOWAIT):
                 return
-        for piece in range(start, end, _ADVICE):
-            os.posix_fadvise(self.fd, piece, min(_ADVICE, end - piece), os.POSIX_FADV_WILLNEED)
+        with contextlib.suppress(OSError):  # advice that is not taken costs time alone
+            for piece in range(start, end, _ADVICE):
+                os.posix_fadvise(self.fd, piece, min(_ADVICE, end - piece), os.POSIX_FADV_WILLNEED)
 
     def _damage(self, offset: int, problem: str) -> DataError:
         return DataError(f"{self.path} @ byte {offset}: {problem}; {REMEDY}")

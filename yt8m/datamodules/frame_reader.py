@@ -25,9 +25,7 @@ class _Lists(NamedTuple):
 
     frames: int  # to keep
     structure: list[tuple[int, int, bytes]]  # start, end and content of the bytes around the lists
-    lists: list[
-        tuple[np.dtype, int, int, bytes, int | None]
-    ]  # item, count, start, headers, place in the features
+    lists: list[tuple]  # of each its item, count, start and headers, and its place in the features or None
 
 
 class FrameReader:
