@@ -1,12 +1,21 @@
 """Fixtures shared by all tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.download_server import Mirror, serving
 from tests.training import TINY, sample_overrides, train
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def mirror() -> Iterator[Mirror]:
+    """A small mirror of YouTube-8M on loopback."""
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from yt8m.config import CONFIG_DIR
-from yt8m.datamodules.verified import RECORD
 from yt8m.download import download
+from yt8m.downloading.verified import RECORD
 
 PARTITION = "2/frame/train"
 SIZE = 300_000

@@ -28,8 +28,8 @@ from tests.models.test_models import MODELS, model_class
 from tests.training import TINY_SAMPLE, run_command
 from yt8m.build import build
 from yt8m.config import CONFIG_DIR
-from yt8m.datamodules.mirror import BASE_62, Share, stored_name
 from yt8m.datamodules.synthetic import write_sample
+from yt8m.downloading.mirror import BASE_62, Share, stored_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

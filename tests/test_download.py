@@ -3,7 +3,6 @@
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,18 +19,10 @@ from tests.download_server import (
     leftovers,
     path_of,
     run,
-    serving,
     some_bytes,
 )
-from yt8m.datamodules import fetch, transfer
-from yt8m.datamodules.verified import RECORD
-
-
-@pytest.fixture
-def mirror() -> Iterator[Mirror]:
-    with serving() as server:
-        yield server
-
+from yt8m.downloading import fetch, transfer
+from yt8m.downloading.verified import RECORD
 
 # What goes well
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,19 +23,12 @@ from tests.download_server import (
     defaults,
     leftovers,
     run,
-    serving,
     some_bytes,
 )
-from yt8m.datamodules import fetch, transfer
-from yt8m.datamodules.mirror import FetchError
-from yt8m.datamodules.verified import RECORD
+from yt8m.downloading import fetch, transfer
+from yt8m.downloading.mirror import FetchError
+from yt8m.downloading.verified import RECORD
 from yt8m.errors import ConfigError
-
-
-@pytest.fixture
-def mirror() -> Iterator[Mirror]:
-    with serving() as server:
-        yield server
 
 
 def start(mirror: Mirror, root: Path, *more: str, **options: object) -> subprocess.Popen:

@@ -1,6 +1,5 @@
 """What the downloader refuses or cannot have: it names the file, and the others arrive."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,17 +14,10 @@ from tests.download_server import (
     leftovers,
     path_of,
     run,
-    serving,
     some_bytes,
 )
-from yt8m.datamodules import transfer
-from yt8m.datamodules.mirror import FetchError
-
-
-@pytest.fixture
-def mirror() -> Iterator[Mirror]:
-    with serving() as server:
-        yield server
+from yt8m.downloading import transfer
+from yt8m.downloading.mirror import FetchError
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from yt8m.cli import end, launch
 from yt8m.config import CONFIG_DIR
-from yt8m.datamodules.mirror import MIRRORS, FetchError, Partition, Share, read_plan
+from yt8m.downloading.mirror import MIRRORS, FetchError, Partition, Share, read_plan
 from yt8m.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from yt8m.datamodules.fetch import Fetcher, Session
+    from yt8m.downloading.fetch import Fetcher, Session
 
 LABEL_FILES = {"vocabulary.csv": "vocabulary_url", "segment_label_ids.csv": "segment_label_ids_url"}
 NUMBERS = {  # key: (lowest, highest), whole numbers where these are
@@ -58,9 +58,9 @@ def download(cfg: DictConfig) -> int:
     from rich.console import Console
     from rich.filesize import decimal
 
-    from yt8m.datamodules.fetch import Session
-    from yt8m.datamodules.transfer import SMALL, Transfer, check_disk, fetch_label_files
-    from yt8m.datamodules.verified import VerifiedFiles
+    from yt8m.downloading.fetch import Session
+    from yt8m.downloading.transfer import SMALL, Transfer, check_disk, fetch_label_files
+    from yt8m.downloading.verified import VerifiedFiles
 
     console = Console(stderr=True)
     with Session() as session:
@@ -120,7 +120,7 @@ def make_fetcher(cfg: DictConfig, session: "Session", console: "Console") -> "Fe
     """A fetcher by the rules of `cfg`; redirects may lead to the hosts in `cfg` and YouTube-8M's mirrors."""
     from requests.adapters import HTTPAdapter
 
-    from yt8m.datamodules.fetch import Fetcher, origin
+    from yt8m.downloading.fetch import Fetcher, origin
 
     urls = {
         key: cfg[key] for key in ("plan_base", "file_base", *LABEL_FILES.values()) if cfg[key] is not None

@@ -14,7 +14,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 
 from yt8m import __version__
-from yt8m.datamodules.mirror import FetchError
+from yt8m.downloading.mirror import FetchError
 
 CHUNK = 1 << 15  # bytes between two looks at `Fetcher.stop`; what a killed process can lose
 PART = ".part"  # ending of a file that is not whole yet

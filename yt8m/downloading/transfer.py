@@ -12,9 +12,9 @@ from rich import progress as bars
 from rich.console import Console
 from rich.filesize import decimal
 
-from yt8m.datamodules.fetch import PART, Fetcher, md5sum, settle
-from yt8m.datamodules.mirror import FetchError, PlannedFile
-from yt8m.datamodules.verified import VerifiedFiles
+from yt8m.downloading.fetch import PART, Fetcher, md5sum, settle
+from yt8m.downloading.mirror import FetchError, PlannedFile
+from yt8m.downloading.verified import VerifiedFiles
 
 SMALL = 16 << 20  # bytes; download plans and label files are far smaller
 _SAMPLE = 16  # files that are asked for their size; the shards of a partition are alike

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from yt8m.datamodules.mirror import FetchError, Share, read_plan, stored_name
+from yt8m.downloading.mirror import FetchError, Share, read_plan, stored_name
 
 
 def test_stored_names_count_in_base_62() -> None:
