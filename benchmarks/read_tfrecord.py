@@ -33,6 +33,8 @@ from results import add_option, report, spread
 LEVELS = {"frame": {"rgb": 1024, "audio": 128}, "video": {"mean_rgb": 1024, "mean_audio": 128}}
 MEGABYTES = {"frame": (200, 1000), "video": (60, 300)}
 BATCH_SIZES = {"frame": 128, "video": 256}  # of conf/dataset/yt8m_frame.yaml and yt8m_video.yaml
+SHUFFLED_SHARDS = 8
+SHUFFLED = {"frame": 400, "video": 2000}  # records in tf.data's buffer, 100 MB and 10 MB
 TURN_BYTES = 200 * 10**6  # to read in a turn at least, so that it lasts; small sets are read several times
 NUM_CLASSES = 3862
 
@@ -119,7 +121,7 @@ def tfrecord_reader(paths, level, features, id_key, batch_size):
     return read
 
 
-def tf_data_reader(paths, level, features, id_key, batch_size):
+def tf_data_reader(paths, level, features, id_key, batch_size, shuffle=False):
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -141,7 +143,14 @@ def tf_data_reader(paths, level, features, id_key, batch_size):
         ]
         return values[id_key], tf.sparse.to_dense(values["labels"]), tf.concat(frames, 1)
 
-    dataset = tf.data.TFRecordDataset([str(path) for path in paths])
+    if (
+        shuffle
+    ):  # as this project's training: within eight shards at a time, of the smallest buffer that does so
+        shards = tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
+        dataset = shards.interleave(tf.data.TFRecordDataset, cycle_length=SHUFFLED_SHARDS)
+        dataset = dataset.shuffle(SHUFFLED[level])
+    else:
+        dataset = tf.data.TFRecordDataset([str(path) for path in paths])
     if level == "video":
         dataset = dataset.batch(batch_size).map(parse_videos)
     else:
@@ -184,8 +193,10 @@ READERS = {
     "yt8m, in file order": partial(yt8m_reader, shuffle=False),
     "tfrecord package": tfrecord_reader,
     "tf.data": tf_data_reader,
+    "tf.data, shuffled": partial(tf_data_reader, shuffle=True),
     "limit: CRC + copy": limit_reader,
 }
+TF_DATA = "tf.data", "tf.data, shuffled"
 
 
 def memory():
@@ -306,9 +317,9 @@ def main():
         parser.error("--data needs --level")
     pythons = dict.fromkeys(READERS, sys.executable)
     if options.tf_python:
-        pythons["tf.data"] = options.tf_python
+        pythons |= dict.fromkeys(TF_DATA, options.tf_python)
     elif not find_spec("tensorflow"):
-        del pythons["tf.data"]
+        pythons = {name: python for name, python in pythons.items() if name not in TF_DATA}
         print("tf.data is left out: tensorflow is not installed, see the extra 'bench' and --tf-python")
     with tempfile.TemporaryDirectory() as folder:
         for level in [options.level] if options.level else LEVELS:
