@@ -7,10 +7,10 @@
 
 Rounds alternate between the readers, each reads all videos, and ratios are taken within a round, so that a busy machine
 slows all of them; CPU time leaves out what others used of the core. All run on one core with one thread; the shards
-lie in the page cache. This project verifies both CRCs, and reads into a re-used buffer in the order of training,
-shuffled within eight shards, and, as the others do, in file order. The `tfrecord` package verifies nothing. All give
-batches of --batch-size videos with ids, labels and one matrix of features. The limit is one CRC pass over the records
-in memory and one copy into a re-used buffer.
+lie in the page cache. This project verifies both CRCs and reads into a re-used buffer, in the order of training, which
+is shuffled within eight shards, and in file order; so does tf.data. The `tfrecord` package reads in file order and
+verifies nothing. All give batches of --batch-size videos with ids, labels and one matrix of features. The limit is one
+CRC pass over the records in memory and one copy into a re-used buffer.
 """
 
 import argparse
@@ -134,33 +134,29 @@ def tf_data_reader(paths, level, features, id_key, batch_size, shuffle=False):
             context | {name: tf.io.FixedLenFeature([size], tf.float32) for name, size in features.items()},
         )
 
-    def parse_frames(record):
-        values, lists = tf.io.parse_single_sequence_example(
-            record, context, {name: tf.io.FixedLenSequenceFeature([], tf.string) for name in features}
-        )
+    def parse_frames(records):
+        lists = {name: tf.io.RaggedFeature(tf.string) for name in features}
+        values, lists, _ = tf.io.parse_sequence_example(records, context, lists)
         frames = [
-            tf.io.decode_raw(lists[name], tf.uint8, fixed_length=size) for name, size in features.items()
+            tf.io.decode_raw(lists[name].flat_values, tf.uint8, fixed_length=size)
+            for name, size in features.items()
         ]
-        return values[id_key], tf.sparse.to_dense(values["labels"]), tf.concat(frames, 1)
+        num_frames = lists[next(iter(features))].row_lengths()
+        return values | {"num_frames": num_frames, "frames": tf.concat(frames, 1)}
 
-    if (
-        shuffle
-    ):  # as this project's training: within eight shards at a time, of the smallest buffer that does so
+    if shuffle:  # about as this project's training: records of eight shards at a time, mixed in a buffer
         shards = tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
         dataset = shards.interleave(tf.data.TFRecordDataset, cycle_length=SHUFFLED_SHARDS)
         dataset = dataset.shuffle(SHUFFLED[level])
     else:
         dataset = tf.data.TFRecordDataset([str(path) for path in paths])
-    if level == "video":
-        dataset = dataset.batch(batch_size).map(parse_videos)
-    else:
-        dataset = dataset.map(parse_frames).ragged_batch(batch_size)
+    dataset = dataset.batch(batch_size).map(parse_videos if level == "video" else parse_frames)
     options = tf.data.Options()
     options.threading.private_threadpool_size = 1
     dataset = dataset.with_options(options)
 
     def read():
-        return sum(int((batch[id_key] if level == "video" else batch[0]).shape[0]) for batch in dataset)
+        return sum(int(batch[id_key].shape[0]) for batch in dataset)
 
     return read
 
