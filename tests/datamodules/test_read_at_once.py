@@ -234,12 +234,21 @@ def test_one_length_and_beginning_for_two_layouts(rng, level, open_shard, monkey
         assert assert_agrees(dataset, [0, 3, 0, 2, 1, 1], monkeypatch)
 
 
-def test_shard_cut_short_while_open(rng, level, open_shard):
-    dataset = open_shard([payload(level, *video(rng, level)) for _ in range(200)])
+@pytest.mark.parametrize("on_corrupt", ["raise", "skip"])
+def test_shard_cut_short_while_open(rng, level, open_shard, on_corrupt):
+    dataset = open_shard([payload(level, *video(rng, level)) for _ in range(200)], on_corrupt=on_corrupt)
     dataset.__getitems__(range(200))
     os.truncate(dataset.paths[0], 5000)
     with pytest.raises(DataError, match="found it changed or gone"):
         dataset.__getitems__(range(200))
+
+
+@pytest.mark.parametrize("on_corrupt", ["raise", "skip"])
+def test_shard_gone_before_it_was_opened(rng, level, open_shard, on_corrupt):
+    dataset = open_shard([payload(level, *video(rng, level)) for _ in range(20)], on_corrupt=on_corrupt)
+    os.unlink(dataset.paths[0])
+    with pytest.raises(DataError, match="expected a readable shard, found: No such file"):
+        dataset.__getitems__(range(20))
 
 
 def test_threads_and_a_pickled_copy(rng, level, open_shard, monkeypatch):

@@ -32,7 +32,8 @@ class ShardDataset(torch.utils.data.Dataset):
         id_key: the record's key of the video's id; 2017 and AudioSet shards use ``"video_id"``.
         max_frames: frames kept of a video.
         on_corrupt: ``"raise"`` a DataError for a record that is damaged or does not fit, or ``"skip"`` it:
-            damage to the framing is reported in `faults`, all else in the `Batch` that lacks the record.
+            damage to the framing is reported in `faults`, all else in the `Batch` that lacks the record. A shard
+            that changes or goes after it was indexed is an error in any case.
         progress: called with (shards indexed, all shards) while the constructor indexes.
 
     The frame count of a video is that of its first feature. A feature with more frames is cut to it; one with

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from yt8m.datamodules.dataset import Batch, ShardDataset
 from yt8m.datamodules.sampler import BatchSampler
-from yt8m.datamodules.tfrecord import DataError
+from yt8m.datamodules.tfrecord import ChangedError, DataError
 
 SLOTS = 4  # per reader: one that it fills, one ready, two with the consumer, which works on one and holds the next
 
@@ -211,16 +211,14 @@ class _Readers:
         process = self.processes[reader]
         process.join(1)
         code = process.exitcode
-        changed = self.dataset.changed() if code == -signal.SIGBUS else None
-        if changed:  # under the reader's hands: its bytes were no longer there
-            self.close()
-            raise DataError(changed)
         how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
         self.close()
-        raise ReaderError(
-            f"dataset.num_workers: reader process {reader} ended by {how}; if memory ran out, "
-            "lower dataset.num_workers or dataset.batch_size"
-        )
+        remedy = "if memory ran out, lower dataset.num_workers or dataset.batch_size"
+        if code == -signal.SIGBUS:  # the bytes of a mapped shard were not there
+            if changed := self.dataset.changed():
+                raise ChangedError(changed)
+            remedy = "check the disk or the network mount"
+        raise ReaderError(f"dataset.num_workers: reader process {reader} ended by {how}; {remedy}")
 
     def _drain(self) -> None:
         """Take back what an iteration that was not finished has left with the readers."""

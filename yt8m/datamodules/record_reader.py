@@ -7,7 +7,7 @@ import numpy as np
 
 from yt8m.datamodules.example import ExampleError, Value, available, parse_example, parse_sequence
 from yt8m.datamodules.shards import Shards
-from yt8m.datamodules.tfrecord import REMEDY, DataError
+from yt8m.datamodules.tfrecord import REMEDY, ChangedError, DataError
 
 SEGMENT_FRAMES = 5  # every rated segment of YouTube-8M 2019 lasts five frames
 
@@ -51,35 +51,39 @@ class RecordReader:
         id_key: str,
         max_frames: int,
     ):
-        self.shards = shards
-        self.features = features
-        self.num_classes = num_classes
-        self.level = level
-        self.id_key = id_key
-        self.max_frames = max_frames
+        self._shards = shards
+        self._features = features
+        self._num_classes = num_classes
+        self._level = level
+        self._id_key = id_key
+        self._max_frames = max_frames
 
     def read(self, numbers: Sequence[int], skip: bool) -> Draft:
-        """The records ``numbers``. Raises DataError for one that is damaged or does not fit, unless to ``skip`` it."""
+        """The records ``numbers``.
+
+        Raises DataError for one that is damaged or does not fit, unless to ``skip`` it, and ChangedError for one whose
+        shard has changed since it was indexed.
+        """
         draft = Draft()
-        add = getattr(self, f"_add_{self.level}")
-        for place in self.shards.locate(numbers):
+        add = getattr(self, f"_add_{self._level}")
+        for place in self._shards.locate(numbers):
             try:
-                record = self.shards.record(place)
+                record = self._shards.record(place)
                 try:
                     add(draft, record)
                 except ExampleError as error:
-                    raise DataError(f"{self.shards.describe(place)}: {error}; {REMEDY}") from error
+                    raise DataError(f"{self._shards.describe(place)}: {error}; {REMEDY}") from error
                 except _Misfit as error:
-                    raise DataError(f"{self.shards.describe(place)}: {error}") from error
+                    raise DataError(f"{self._shards.describe(place)}: {error}") from error
             except DataError as error:
-                if not skip:
+                if not skip or isinstance(error, ChangedError):
                     raise
                 draft.faults.append(str(error))
         return draft
 
     def _add_frame(self, draft: Draft, record: bytes) -> None:
-        keys = (self.id_key, "labels")
-        (name, labels), frames = parse_sequence(record, keys, tuple(self.features))
+        keys = (self._id_key, "labels")
+        (name, labels), frames = parse_sequence(record, keys, tuple(self._features))
         name = self._id(name, record)
         classes = self._classes(labels, draft)
         count = self._count(frames, record)
@@ -87,11 +91,11 @@ class RecordReader:
         draft.add(name, count, classes)
 
     def _add_video(self, draft: Draft, record: bytes) -> None:
-        keys = (self.id_key, "labels", *tuple(self.features))
+        keys = (self._id_key, "labels", *self._features)
         name, labels, *values = parse_example(record, keys)
         name = self._id(name, record)
         classes = self._classes(labels, draft)
-        for (feature, size), value in zip(self.features.items(), values, strict=True):
+        for (feature, size), value in zip(self._features.items(), values, strict=True):
             if value is None:
                 raise self._missing(feature, f"{size} floats", record)
             if not isinstance(value, np.ndarray) or len(value) != size:
@@ -104,8 +108,8 @@ class RecordReader:
         draft.add(name, 1, classes)
 
     def _add_segment(self, draft: Draft, record: bytes) -> None:
-        keys = (self.id_key, "segment_start_times", "segment_labels", "segment_scores")
-        (name, *ratings), frames = parse_sequence(record, keys, tuple(self.features))
+        keys = (self._id_key, "segment_start_times", "segment_labels", "segment_scores")
+        (name, *ratings), frames = parse_sequence(record, keys, tuple(self._features))
         name = self._id(name, record)
         count = self._count(frames, record)
         starts, classes, scores = self._ratings(*ratings, draft, count)
@@ -142,13 +146,13 @@ class RecordReader:
 
     def _id(self, value: Value, record: bytes) -> str:
         if value is None:
-            raise _Misfit(f"expected an id in {self.id_key}, found keys {_keys(record)}; set dataset.id_key")
+            raise _Misfit(f"expected an id in {self._id_key}, found keys {_keys(record)}; set dataset.id_key")
         if len(value) != 1 or not isinstance(value[0], bytes):
-            raise _Misfit(f"expected {self.id_key} of one byte string, found {_describe(value)}; {REMEDY}")
+            raise _Misfit(f"expected {self._id_key} of one byte string, found {_describe(value)}; {REMEDY}")
         try:
             return value[0].decode()
         except UnicodeDecodeError:
-            raise _Misfit(f"expected {self.id_key} in UTF-8, found {value[0]!r}; {REMEDY}") from None
+            raise _Misfit(f"expected {self._id_key} in UTF-8, found {value[0]!r}; {REMEDY}") from None
 
     def _classes(self, value: Value, draft: Draft, key: str = "labels") -> list[int] | None:
         if draft.labelled is not None and draft.labelled != (value is not None):
@@ -161,19 +165,19 @@ class RecordReader:
         if not _integers(value):
             raise _Misfit(f"expected {key} of integers, found {_describe(value)}; {REMEDY}")
         for label in value:
-            if not 0 <= label < self.num_classes:
+            if not 0 <= label < self._num_classes:
                 raise _Misfit(
-                    f"expected {key} in 0..{self.num_classes - 1}, found {label}; set dataset.num_classes"
+                    f"expected {key} in 0..{self._num_classes - 1}, found {label}; set dataset.num_classes"
                 )
         return value
 
     def _count(self, frames: list[np.ndarray | None], record: bytes) -> int:
         """Frames to keep of a video, whose features are checked."""
         count = 0
-        for (feature, size), part in zip(self.features.items(), frames, strict=True):
+        for (feature, size), part in zip(self._features.items(), frames, strict=True):
             if part is None:
                 raise self._missing(feature, f"{size} bytes per frame", record)
-            count = count or min(len(part), self.max_frames)
+            count = count or min(len(part), self._max_frames)
             if len(part) < max(count, 1):
                 raise _Misfit(
                     f"expected at least {max(count, 1)} frames of {feature}, found {len(part)}; {REMEDY}"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from yt8m.datamodules.tfrecord import DataError, File, Index
+from yt8m.datamodules.tfrecord import ChangedError, DataError, File, Index
 
 _GAP = 1 << 16  # bytes between records that are sooner read than left out
 
@@ -62,7 +62,7 @@ class Shards:
     def record(self, place: Place) -> bytes:
         """Payload of one record, both CRCs verified.
 
-        Raises DataError for a record that is damaged and for a shard that changed since it was indexed.
+        Raises DataError for a record that is damaged, and ChangedError for a shard that changed since it was indexed.
         """
         shard, offset, size = place
         file = self._file(shard)
@@ -115,7 +115,10 @@ class Shards:
             return self._files[shard]
         except KeyError:
             pass
-        file = File(self.paths[shard])
+        try:
+            file = File(self.paths[shard])
+        except DataError as error:
+            raise ChangedError(str(error)) from error
         if file.stamp != self._stamps[shard]:
             raise self._changed(shard)
         # An evicted file is closed when its last reader lets go of it, never under a thread that reads it; and a
@@ -133,8 +136,8 @@ class Shards:
             return True
         return (now.st_size, now.st_mtime_ns) != self._stamps[shard]
 
-    def _changed(self, shard: int) -> DataError:
-        return DataError(
+    def _changed(self, shard: int) -> ChangedError:
+        return ChangedError(
             f"{self.paths[shard]} @ byte 0: expected the file that was indexed ({self._stamps[shard][0]} bytes), "
             "found it changed or gone since; keep the data still during a run, and start again"
         )

@@ -39,6 +39,10 @@ class DataError(ValueError):
     """Damaged or ill-fitting data: one line that names file, byte offset, expected, found and what to do."""
 
 
+class ChangedError(DataError):
+    """A shard that is no longer the one that was indexed: never to be skipped, for all of it would be lost."""
+
+
 @dataclass(frozen=True)
 class Index:
     """Where the records of one shard lie.
