@@ -1,5 +1,7 @@
 """Stop and go on: the weights must equal those of the run that was never stopped, bit for bit."""
 
+import csv
+
 import pytest
 import torch
 
@@ -69,6 +71,53 @@ def test_resume_mid_epoch_equals_an_uninterrupted_run(
     stop_at(None)
     train(tmp_path / "stopped", *common, *resumed_options, "ckpt_path=last")
     assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+
+
+def validations(folder):
+    """Every validation's figures by step."""
+    with open(folder / "csv" / "version_0" / "metrics.csv") as file:
+        return {row["step"]: row["val/gap"] for row in csv.DictReader(file) if row["val/gap"]}
+
+
+@pytest.mark.parametrize(
+    "callback", ["yt8m.callbacks.Checkpoint", "pytorch_lightning.callbacks.ModelCheckpoint"]
+)
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_resumed_again_and_again_from_an_epochs_last_step(tmp_path, tiny_sample, callback):
+    options = [
+        f"callbacks.last._target_={callback}",
+        "callbacks.last.filename='{step:03d}'",
+        "+callbacks.last.auto_insert_metric_name=false",
+        "+callbacks.last.save_top_k=-1",
+        "callbacks.last.every_n_epochs=null",
+        "+callbacks.last.every_n_train_steps=1",
+        "callbacks.best=null",
+        "callbacks.last_within_epoch=null",
+        "test=false",
+        "dataset.batch_size=25",
+        "trainer.max_epochs=4",
+    ]
+
+    def run(name, *more):
+        train(tmp_path / name, *TINY, *tiny_sample, *options, *more)
+        return tmp_path / name / "checkpoints"
+
+    whole = run("whole")
+    first = run("first", f"ckpt_path={whole / '004.ckpt'}")  # four steps are an epoch
+    second = run("second", f"ckpt_path={first / '008.ckpt'}")
+    third = run("third", f"ckpt_path={second / '010.ckpt'}")
+    for folder in (first, second, third):
+        assert max(path.name for path in folder.iterdir()) == "016.ckpt"
+        ends = (torch.load(end / "016.ckpt", weights_only=True)["state_dict"] for end in (whole, folder))
+        assert_equal(*ends)
+    if callback.startswith("yt8m"):
+        expected = validations(tmp_path / "whole")
+        assert len(expected) == 4
+        for name in ("first", "second", "third"):
+            found = validations(tmp_path / name)
+            assert found == {step: expected[step] for step in found}
+            assert len(found) == {"first": 3, "second": 2, "third": 2}[name]
 
 
 def test_resume_at_an_epochs_end_equals_an_uninterrupted_run(tmp_path, tiny_sample):

@@ -1,4 +1,4 @@
-"""What happens beside training: the run's figures, the random state of a checkpoint, a line per validation."""
+"""What happens beside training: checkpoints and exact resume, the run's figures, a line per validation."""
 
 import json
 import threading
@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import distributed
 
@@ -37,6 +37,35 @@ class ProgressBar(RichProgressBar):
             highlight=False,
             soft_wrap=True,
         )
+
+
+class Checkpoint(ModelCheckpoint):
+    """Lightning's, but what is due after an epoch's last batch is saved after its validation.
+
+    From a checkpoint that lies between the two, Lightning goes on with the next epoch and without that validation.
+    """
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any) -> None:
+        if not trainer.is_last_batch:
+            super().on_train_batch_end(trainer, pl_module, *batch)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_batch_end(trainer, pl_module, None, None, trainer.num_training_batches - 1)
+        super().on_train_epoch_end(trainer, pl_module)
+
+
+class ResumedEpoch(Callback):
+    """Counts an epoch that begins with a resumed checkpoint, where that was saved after the last batch of another.
+
+    Lightning takes such an epoch for the rest of the one before: it leaves out its start, and from then on counts one
+    epoch less, so that a checkpoint of this run would enter the wrong epoch's order.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        loop = trainer.fit_loop
+        progress = loop.epoch_progress.current
+        if loop.restarted_mid_epoch and progress.processed == progress.ready:
+            loop.reset_restart_stage()
 
 
 class RandomState(Callback):

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from yt8m.build import build
-from yt8m.callbacks import METRICS, RandomState, RunFigures, read_json, write_json
+from yt8m.callbacks import METRICS, RandomState, ResumedEpoch, RunFigures, read_json, write_json
 from yt8m.checkpoint import AtomicCheckpointIO, find_checkpoint, read_checkpoint
 from yt8m.datamodules.datamodule import YT8MDataModule
 from yt8m.datamodules.loader import ReaderError
@@ -108,7 +108,7 @@ def train(cfg: DictConfig) -> float:
     figures = RunFigures()
     callbacks = [instantiate(c, _convert_="all") for c in config["callbacks"].values() if c]
     loggers = [instantiate(c, _convert_="all") for c in config["logger"].values() if c]
-    trainer = make_trainer(config, [*callbacks, RandomState(), figures], loggers)
+    trainer = make_trainer(config, [*callbacks, ResumedEpoch(), RandomState(), figures], loggers)
     _log_setup(loggers, config, classifier)
     log.info("%s: %s parameters", type(classifier.model).__name__, f"{count_parameters(classifier):,}")
 
