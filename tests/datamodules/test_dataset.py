@@ -17,16 +17,6 @@ VIDEO = {"mean_rgb": 12, "mean_audio": 5}
 CLASSES = 20
 
 
-@pytest.fixture(autouse=True)
-def cache_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("YT8M_CACHE_DIR", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 def write(path, videos, compress=False):
     """Write videos, frame level as (context, lists), video level as a dict, as they are if bytes."""
     payloads = [

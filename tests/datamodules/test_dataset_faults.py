@@ -15,11 +15,6 @@ VIDEO = {"mean_rgb": 12, "mean_audio": 5}
 CLASSES = 20
 
 
-@pytest.fixture(autouse=True)
-def cache_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("YT8M_CACHE_DIR", str(tmp_path / "cache"))
-
-
 def frame_fault(context=None, lists=None, drop=()):
     values = {"id": "bad", "labels": [1]} | (context or {})
     features = {key: np.ones((4, size), np.uint8) for key, size in FRAME.items()} | (lists or {})

@@ -18,16 +18,6 @@ SIZES = {"video": {"mean_rgb": 6, "mean_audio": 3}, "frame": {"rgb": 6, "audio":
 CLASSES = 3862
 
 
-@pytest.fixture(autouse=True)
-def cache_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("YT8M_CACHE_DIR", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 @pytest.fixture(params=SIZES)
 def level(request):
     return request.param

@@ -24,12 +24,6 @@ ENDS = list(accumulate(SIZES))
 OFFSETS = [0, *ENDS[:-1]]
 
 
-@pytest.fixture(autouse=True)
-def cache_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("YT8M_CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @pytest.fixture(params=[False, True], ids=["plain", "gzip"])
 def compress(request):
     return request.param
