@@ -16,3 +16,9 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "gzip"])
+def compress(request: pytest.FixtureRequest) -> bool:
+    """Whether shards are written as gzip."""
+    return request.param

@@ -3,11 +3,18 @@
 import gzip
 import struct
 from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 
 import crc32c
 import numpy as np
 from tfrecord import example_pb2
+
+#: Four payloads, and where their records lie in a shard.
+PAYLOADS = [bytes([number]) * length for number, length in enumerate((17, 1, 300, 5), start=1)]
+SIZES = [len(payload) + 16 for payload in PAYLOADS]
+ENDS = list(accumulate(SIZES))
+OFFSETS = [0, *ENDS[:-1]]
 
 
 def masked_crc(data: bytes) -> int:

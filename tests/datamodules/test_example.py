@@ -350,6 +350,14 @@ def test_mutated_sequences(data):
     check_sequence(data)
 
 
+@settings(max_examples=1500, deadline=None)
+@given(st.binary(max_size=300))
+def test_random_bytes(data):
+    for message in (data, field(1, data), field(1, field(1, data)), SEQUENCE[:2] + data):
+        check_example(message)
+        check_sequence(message)
+
+
 @pytest.mark.parametrize("check", [check_example, check_sequence])
 def test_every_single_byte_changed(check):
     data = EXAMPLE if check is check_example else SEQUENCE
