@@ -16,6 +16,7 @@ from torch import distributed
 from yt8m.datamodules.dataset import SEGMENT_FRAMES, Batch, ShardDataset
 from yt8m.datamodules.loader import Loader
 from yt8m.datamodules.sampler import BatchSampler
+from yt8m.datamodules.tfrecord import REMEDY
 from yt8m.errors import ConfigError
 from yt8m.genres import genre_names
 from yt8m.vocabulary import ClassInfo, read_vocabulary
@@ -220,7 +221,7 @@ class YT8MDataModule(pl.LightningDataModule):
             place = fault.partition(": ")[0]
             if place not in self._faults:
                 self._faults.add(place)
-                log.warning("skipped: %s", fault)
+                log.warning("skipped: %s", fault.removesuffix(f"; {REMEDY}"))
 
     def state_dict(self) -> dict[str, Any]:
         """Where training stands: the epoch and the batch to go on with, what its order depends on, what was skipped."""
