@@ -43,7 +43,7 @@ def write_shards(folder, level, megabytes, shard_megabytes=25, seed=0):
     """Write shards of random videos, 120 to 300 frames at frame level, and return their paths."""
     from tfrecord.example_pb2 import Example, SequenceExample
 
-    from yt8m.datamodules.tfrecord import header, masked_crc
+    from yt8m.datamodules.tfrecord import framed
 
     rng = np.random.default_rng(seed)
     paths = []
@@ -63,8 +63,7 @@ def write_shards(folder, level, megabytes, shard_megabytes=25, seed=0):
                         feature_list = message.feature_lists.feature_list[name]
                         for row in rng.integers(0, 256, (frames, size), np.uint8):
                             feature_list.feature.add().bytes_list.value.append(row.tobytes())
-                payload = message.SerializeToString()
-                file.write(header(len(payload)) + payload + masked_crc(payload).to_bytes(4, "little"))
+                file.write(framed(message.SerializeToString()))
     return paths
 
 

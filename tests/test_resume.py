@@ -120,6 +120,25 @@ def test_resumed_again_and_again_from_an_epochs_last_step(tmp_path, tiny_sample,
             assert len(found) == {"first": 3, "second": 2, "third": 2}[name]
 
 
+@pytest.mark.parametrize("monitored", [True, False])
+def test_what_is_due_at_an_epochs_last_step_is_saved_there(tmp_path, tiny_sample, monitored):
+    options = [
+        "callbacks.best=null",
+        f"+callbacks.last.monitor={'val/gap' if monitored else 'null'}",
+        "callbacks.last.filename='{step:03d}'",
+        "+callbacks.last.auto_insert_metric_name=false",
+        "+callbacks.last.save_top_k=-1",
+        "callbacks.last.every_n_epochs=null",
+        "+callbacks.last.every_n_train_steps=4",
+        "test=false",
+        "dataset.batch_size=25",
+    ]
+    train(tmp_path, *TINY, *tiny_sample, *options)
+    saved = sorted((tmp_path / "checkpoints").glob("*.ckpt"))
+    assert [path.name for path in saved] == ["004.ckpt", "008.ckpt"]  # four steps are an epoch
+    assert [torch.load(path, weights_only=True)["global_step"] for path in saved] == [4, 8]
+
+
 def test_resume_at_an_epochs_end_equals_an_uninterrupted_run(tmp_path, tiny_sample):
     common = [*TINY, *tiny_sample]
     whole = train(tmp_path / "whole", *common)

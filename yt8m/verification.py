@@ -18,7 +18,7 @@ import torch
 
 from yt8m.datamodules.dataset import Batch, ShardDataset
 from yt8m.datamodules.shards import Shards
-from yt8m.datamodules.tfrecord import FOOTER, DataError, header, masked_crc, scan
+from yt8m.datamodules.tfrecord import DataError, framed, scan
 
 MESSAGES = (
     20  # kept of a shard's faults, which are as many as its records where the configuration does not fit
@@ -267,8 +267,7 @@ def _repair(report: ShardReport, bad: set[int], folder: Path) -> None:
     try:
         with opener(part, "wb") as file:
             for place in places:
-                payload = shards.record(place)
-                file.write(header(len(payload)) + payload + masked_crc(payload).to_bytes(FOOTER, "little"))
+                file.write(framed(shards.record(place)))
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)

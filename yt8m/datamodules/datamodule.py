@@ -3,6 +3,7 @@
 import logging
 import os
 from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,19 @@ class YT8MDataModule(pl.LightningDataModule):
             )
         return paths
 
+    def read(self, paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> ShardDataset:
+        """Shards as this dataset's configuration has them; `progress` as `ShardDataset` takes it."""
+        return ShardDataset(
+            paths,
+            self.features,
+            self.num_classes,
+            level=self.level,
+            id_key=self.id_key,
+            max_frames=self.max_frames,
+            on_corrupt=self.on_corrupt,
+            progress=progress,
+        )
+
     def longest(self) -> int:
         """Frames of the longest row that a batch can have: a video, or a segment of one."""
         return SEGMENT_FRAMES if self.level == "segment" else self.max_frames
@@ -248,16 +262,7 @@ class YT8MDataModule(pl.LightningDataModule):
         paths = self.shards(partition)[: self.limit_shards]
         with Progress(console=Console(stderr=True), transient=True, disable=len(paths) < 100) as bar:
             task = bar.add_task(f"indexing {partition}", total=len(paths))
-            dataset = ShardDataset(
-                paths,
-                self.features,
-                self.num_classes,
-                level=self.level,
-                id_key=self.id_key,
-                max_frames=self.max_frames,
-                on_corrupt=self.on_corrupt,
-                progress=lambda done, _: bar.update(task, completed=done),
-            )
+            dataset = self.read(paths, lambda done, _: bar.update(task, completed=done))
         self._note(dataset.faults)
         if self.on_corrupt == "raise":
             self._try(dataset)

@@ -15,15 +15,14 @@ partitions carry no labels; this one does, so that test metrics can be computed.
 import csv
 import json
 import shutil
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
-from google_crc32c import value as crc32c
 from tfrecord.example_pb2 import SequenceExample
 
+from yt8m.datamodules.tfrecord import framed
 from yt8m.errors import ConfigError
 
 FORMAT = 1  # of the sample's content: a change here has every sample written anew
@@ -145,17 +144,6 @@ def _serialize(video_id: str, labels: np.ndarray, frames: dict[str, np.ndarray])
     return record.SerializeToString(deterministic=True)  # without it, map keys come in any order
 
 
-def _framed(payload: bytes) -> bytes:
-    """The payload in TFRecord framing."""
-
-    def masked(data: bytes) -> bytes:
-        crc = crc32c(data)
-        return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-    length = struct.pack("<Q", len(payload))
-    return length + masked(length) + payload + masked(payload)
-
-
 def _video_ids(rng: np.random.Generator, count: int) -> list[str]:
     base = len(ALPHABET)
     numbers = rng.choice(base**ID_LENGTH, size=count, replace=False).tolist()
@@ -203,7 +191,7 @@ def _write(folder: Path, parameters: dict[str, int]) -> None:
                     num_frames = rng.integers(parameters["min_frames"], parameters["max_frames"] + 1)
                     indices = np.flatnonzero(row)
                     frames = draw_video(rng, num_frames, [classes[index] for index in indices], patterns)
-                    file.write(_framed(_serialize(next(video_ids), indices, frames)))
+                    file.write(framed(_serialize(next(video_ids), indices, frames)))
     manifest = {"format": FORMAT, "parameters": parameters, "files": _sizes(folder)}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 

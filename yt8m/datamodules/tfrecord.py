@@ -75,6 +75,11 @@ def header(length: int) -> bytes:
     return packed + struct.pack("<I", masked_crc(packed))
 
 
+def framed(payload: bytes) -> bytes:
+    """The record that holds ``payload``."""
+    return header(len(payload)) + payload + struct.pack("<I", masked_crc(payload))
+
+
 def index(path: str | os.PathLike, cache: bool = True) -> np.ndarray:
     """(offset, size) of every record of a shard, int64 [R, 2]; the size counts the 16 framing bytes.
 

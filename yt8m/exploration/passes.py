@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from yt8m.datamodules.datamodule import YT8MDataModule
-from yt8m.datamodules.dataset import Batch, ShardDataset
+from yt8m.datamodules.dataset import Batch
 from yt8m.datamodules.loader import Loader
 from yt8m.datamodules.sampler import BatchSampler
 from yt8m.errors import ConfigError
@@ -40,15 +40,7 @@ def open_partition(datamodule: YT8MDataModule, partition: str, limit: int | None
         ConfigError: there is no such partition.
         DataError: an index shows damage, with `on_corrupt: raise`.
     """
-    dataset = ShardDataset(
-        datamodule.shards(partition),
-        datamodule.features,
-        datamodule.num_classes,
-        level=datamodule.level,
-        id_key=datamodule.id_key,
-        max_frames=datamodule.max_frames,
-        on_corrupt=datamodule.on_corrupt,
-    )
+    dataset = datamodule.read(datamodule.shards(partition))
     sampler = SomeRecords(
         dataset.shard_sizes,
         datamodule.batch_size,
