@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import torch
-from results import add_option, report, spread
+from results import add_option, command, report, spread
 from rich.progress import track
 
 from yt8m.datamodules.dataset import ShardDataset
@@ -97,15 +97,10 @@ def main():
         ratios = [value / base for value, base in zip(values, taken["by chance"], strict=True)]
         rows.append([name, spread(share[name], ".1%"), spread(values, ".2f"), spread(ratios, ".2f")])
     first, last = arguments.frames
-    options = "".join(
-        f" --{name.replace('_', '-')} {getattr(arguments, name)}"
-        for name in ("videos", "batch_size", "narrow", "rounds")
-        if getattr(arguments, name) != parser.get_default(name)
-    )
     report(
         arguments.results,
         f"Batches of like length, stream_lstm, 1/{arguments.narrow} of its width",
-        f"python benchmarks/bucketing.py{options}",
+        command(parser, arguments),
         ("batches", "frames that are padding", "seconds a step", "of the step by chance"),
         rows,
         f"All cores, {arguments.rounds} rounds of {arguments.videos:,} videos of {first} to {last} frames, "

@@ -13,10 +13,11 @@ import argparse
 import os
 import tempfile
 import time
+from pathlib import Path
 
 import torch
 from read_tfrecord import LEVELS, NUM_CLASSES, write_shards
-from results import add_option, report, spread
+from results import add_option, command, report, spread
 from rich.console import Console
 
 from yt8m.datamodules.dataset import ShardDataset
@@ -65,7 +66,7 @@ def time_loader(dataset):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--folder", default=".", help="on the disk to be measured")
+    parser.add_argument("--folder", type=Path, default=Path(), help="on the disk to be measured")
     parser.add_argument("--gigabytes", type=float, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     add_option(parser)
@@ -99,7 +100,7 @@ def main():
     report(
         arguments.results,
         f"From the disk, {size / 1e9:.0f} GB in {len(paths)} shards, batches of {BATCH_SIZE}",
-        f"python benchmarks/cold.py --gigabytes {arguments.gigabytes:g} --rounds {arguments.rounds}",
+        command(parser, arguments),
         ("", "GB/s", "videos/s", "share of the files' speed"),
         rows,
         f"All cores, 2 readers, {arguments.rounds} rounds of {len(ahead):,} videos, min – median – max.",

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from read_tfrecord import LEVELS, NUM_CLASSES, write_shards
-from results import add_option, report
+from results import add_option, command, memory, report
 
 from yt8m.datamodules.dataset import ShardDataset
 from yt8m.datamodules.sampler import BatchSampler
@@ -30,21 +30,11 @@ from yt8m.datamodules.tfrecord import index
 BATCH_SIZE = 256
 
 
-def memory():
-    """Own and whole resident memory of this process in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    sizes = {
-        key: int(value.split()[0]) / 1000
-        for key, value in (line.split(":") for line in lines if "kB" in line)
-    }
-    return sizes["RssAnon"], sizes["VmRSS"]
-
-
 def measure(folder, level):
     """Index and read the shards of a folder; figures as plain data."""
     torch.set_num_threads(1)
     paths = sorted(Path(folder).iterdir())
-    before = memory()
+    peaks = [memory()]
     seconds = []
     for _ in range(2):
         began = time.perf_counter()
@@ -52,12 +42,12 @@ def measure(folder, level):
         seconds.append(time.perf_counter() - began)
     batches = BatchSampler(dataset.shard_sizes, BATCH_SIZE, shuffle=True)
     buffer = torch.empty(max(map(dataset.max_rows, batches)), dataset.feature_size, dtype=dataset.dtype)
-    peaks = [before]
     for numbers in batches:
         dataset.read_into(numbers, buffer)
         peaks.append(memory())
-    own, whole = (max(column) for column in zip(*peaks, strict=True))
-    return {"records": len(dataset), "seconds": seconds, "before": before[0], "own": own, "whole": whole}
+    own, whole = (max(peak[kind] for peak in peaks) for kind in ("RssAnon", "VmRSS"))
+    before = peaks[0]["RssAnon"]
+    return {"records": len(dataset), "seconds": seconds, "before": before, "own": own, "whole": whole}
 
 
 def copies(folder, level, shards, records):
@@ -89,9 +79,9 @@ def main():
     for shards in arguments.shards:
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cache:
             copies(folder, arguments.level, shards, arguments.records)
-            command = [sys.executable, __file__, "--level", arguments.level, "--measure", folder]
+            measuring = [sys.executable, __file__, "--level", arguments.level, "--measure", folder]
             output = subprocess.run(
-                command,
+                measuring,
                 env=os.environ | {"YT8M_CACHE_DIR": cache},
                 check=True,
                 capture_output=True,
@@ -107,11 +97,10 @@ def main():
         *("shards", "records", "index, first time", "index, kept"),
         *("own memory before, MB", "own, peak, MB", "with mapped files, peak, MB"),
     )
-    numbers = " ".join(map(str, arguments.shards))
     report(
         arguments.results,
         f"Index and memory, {arguments.level} level",
-        f"python benchmarks/index.py --shards {numbers} --records {arguments.records} --level {arguments.level}",
+        command(parser, arguments),
         columns,
         rows,
         f"{arguments.cores} core, one process each, both CRCs of every record verified.",

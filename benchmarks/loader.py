@@ -16,7 +16,7 @@ import time
 
 import torch
 from read_tfrecord import LEVELS, NUM_CLASSES, write_shards
-from results import add_option, report, spread
+from results import add_option, command, report, spread
 from torch.utils.data import DataLoader
 
 from yt8m.datamodules.dataset import ShardDataset
@@ -113,7 +113,7 @@ def main():
     report(
         arguments.results,
         f"Through the loader, {arguments.megabytes} MB, batches of {BATCH_SIZE}",
-        f"python benchmarks/loader.py --megabytes {arguments.megabytes} --rounds {arguments.rounds}",
+        command(parser, arguments),
         ("", "videos/s", "share of plain reading"),
         rows,
         f"All cores, {arguments.rounds} rounds of {arguments.epochs} × {len(dataset):,} videos, min – median – max.",

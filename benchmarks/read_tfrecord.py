@@ -17,8 +17,6 @@ import argparse
 import itertools
 import json
 import os
-import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,7 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from results import add_option, report, spread
+from results import add_option, command, memory, report, spread
 
 LEVELS = {"frame": {"rgb": 1024, "audio": 128}, "video": {"mean_rgb": 1024, "mean_audio": 128}}
 MEGABYTES = {"frame": (200, 1000), "video": (60, 300)}
@@ -194,14 +192,6 @@ READERS = {
 TF_DATA = "tf.data", "tf.data, shuffled"
 
 
-def memory():
-    """Peak of resident memory of this process, and what is its own now (mapped files are not), in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    status = Path("/proc/self/status")
-    own = int(re.search(r"RssAnon:\s*(\d+)", status.read_text())[1]) / 1000 if status.exists() else None
-    return peak, own
-
-
 def serve(name, core, passes, arguments):
     """Make a reader here; for each line of the input read all, and print videos, seconds, CPU seconds and memory."""
     if core is not None:
@@ -272,7 +262,6 @@ def rows_of(taken, memories, videos, size):
         ]
         if name.startswith("yt8m"):
             faster = [""] * len(faster)
-        peak, own = memories[name]
         rows.append(
             [
                 name,
@@ -280,8 +269,7 @@ def rows_of(taken, memories, videos, size):
                 spread([size / seconds / 1e9 for seconds in wall], ".2f"),
                 spread([seconds / videos * 1e6 for seconds in cpu], ".1f"),
                 *faster,
-                f"{peak:,.0f}",
-                "" if own is None else f"{own:,.0f}",
+                *(f"{memories[name].get(kind, np.nan):,.0f}" for kind in ("VmHWM", "RssAnon")),
             ]
         )
     return rows
@@ -300,7 +288,7 @@ def main():
     parser.add_argument("--features", help="of the real shards, as name=size,name=size")
     parser.add_argument("--id-key", default="id", help="of the real shards")
     parser.add_argument(
-        "--tf-python", help="Python with tensorflow, to read tf.data with (default: this one)"
+        "--tf-python", type=Path, help="Python with tensorflow, to read tf.data with (default: this one)"
     )
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     add_option(parser)
@@ -312,7 +300,7 @@ def main():
         parser.error("--data needs --level")
     pythons = dict.fromkeys(READERS, sys.executable)
     if options.tf_python:
-        pythons |= dict.fromkeys(TF_DATA, options.tf_python)
+        pythons |= dict.fromkeys(TF_DATA, str(options.tf_python))
     elif not find_spec("tensorflow"):
         pythons = {name: python for name, python in pythons.items() if name not in TF_DATA}
         print("tf.data is left out: tensorflow is not installed, see the extra 'bench' and --tf-python")
@@ -338,25 +326,11 @@ def main():
             report(
                 options.results,
                 title,
-                command(options),
+                command(parser, options),
                 COLUMNS,
                 rows_of(taken, memories, videos, size * passes),
                 f"One core, {options.rounds} rounds of {videos:,} videos, min – median – max.",
             )
-
-
-def command(options):
-    """As it was typed, without what is of this machine alone."""
-    words = ["python benchmarks/read_tfrecord.py"]
-    for name, value in vars(options).items():
-        flag = f"--{name.replace('_', '-')}"
-        if name == "data" and value:
-            words.append("--data DIR")
-        elif name == "tf_python" and value:
-            words.append("--tf-python PYTHON")
-        elif name not in ("serve", "results") and value not in (None, False, 7, "id"):
-            words += [flag] if value is True else [flag, str(value)]
-    return " ".join(words)
 
 
 if __name__ == "__main__":

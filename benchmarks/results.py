@@ -3,7 +3,9 @@
 import os
 import platform
 import re
+import shlex
 import statistics
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
@@ -32,6 +34,27 @@ def machine() -> str:
     load = os.getloadavg()[0]
     hardware = f"{os.cpu_count()} cores ({cpu}), {memory:.0f} GiB, {platform.system()} {platform.release()}"
     return f"{hardware}, {', '.join(packages)}; load average {load:.1f} at the end"
+
+
+def memory() -> dict[str, float]:
+    """What the system tells of this process's memory, in MB: VmRSS, VmHWM (its peak), RssAnon (its own), …."""
+    status = Path("/proc/self/status")
+    lines = re.findall(r"(\w+):\s*(\d+) kB", status.read_text()) if status.exists() else []
+    return {name: int(size) / 1000 for name, size in lines}
+
+
+def command(parser: ArgumentParser, options: Namespace) -> str:
+    """The command with these options, without what is of this machine alone."""
+    words = ["python", f"benchmarks/{Path(parser.prog).name}"]
+    for name, value in vars(options).items():
+        if name == "results" or value == parser.get_default(name):
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        if isinstance(value, Path):
+            words.append(name.upper())
+        elif value is not True:
+            words += map(str, value if isinstance(value, list | tuple) else [value])
+    return shlex.join(words)
 
 
 def report(
