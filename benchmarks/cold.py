@@ -31,7 +31,7 @@ CHUNK = 1 << 20
 class NotAhead(ShardDataset):
     """Leaves reading ahead to the system."""
 
-    def will_need(self, numbers):
+    def prefetch(self, numbers):
         pass
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.download_server import Mirror, serving
+from tests.download.server import Mirror, serving
 from tests.training import TINY, sample_overrides, train
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

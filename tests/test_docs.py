@@ -23,13 +23,13 @@ from tfrecord.example_pb2 import SequenceExample
 from tfrecord.reader import tfrecord_iterator
 
 from tests.datamodules.records import example, frame_video, pooled_video, sequence_example, write_shard
-from tests.download_server import FAST, Mirror, serving
+from tests.download.server import FAST, Mirror, serving
 from tests.models.test_models import MODELS, model_class
 from tests.training import TINY_SAMPLE, run_command
 from yt8m.build import build
 from yt8m.config import CONFIG_DIR
 from yt8m.datamodules.synthetic import write_sample
-from yt8m.downloading.mirror import BASE_62, Share, stored_name
+from yt8m.download.mirror import BASE_62, Share, stored_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -78,8 +78,8 @@ ALL = [command for page in PAGES for command in commands(page) if command.name !
 
 def as_overrides(command: Command) -> list[str]:
     """The arguments as the command hands them to Hydra."""
-    from yt8m.download import as_typed
-    from yt8m.report import as_overrides
+    from yt8m.download.__main__ import as_typed
+    from yt8m.report.__main__ import as_overrides
 
     arguments = [argument for argument in command.arguments if argument != "-m"]
     if command.name == "download":

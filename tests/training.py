@@ -40,7 +40,7 @@ def run_command(name: str, *overrides: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [name, *overrides])
         patch.setenv("HYDRA_FULL_ERROR", "1")
-        importlib.import_module(f"yt8m.{name}").main()
+        importlib.import_module(f"yt8m.{name}.__main__").main()
 
 
 def train(folder: Path, *overrides: str) -> dict[str, Any]:

@@ -1,32 +1,94 @@
-"""The frame around every command: what Hydra says of a mistake in one line, as the commands themselves do."""
+"""The entry point that all commands share: Hydra, validation, one-line errors, exit codes.
 
+Exit codes: 0 success, 1 the work failed, 2 the call was wrong, 130 interrupted.
+
+Only the standard library is imported here before a command starts, so that `--help` is fast and Ctrl-C during
+start-up ends in one line, too.
+"""
+
+import gc
+import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
+from yt8m.errors import YT8MError
 
 # Environment variable: the file in which the runs of a sweep's agent note that they began and that they are done.
 RUNS_RECORD = "YT8M_RUNS_RECORD"
 
+log = logging.getLogger(__name__)
 
-def launch(command: Callable[[], None]) -> None:
-    """Call a function that `hydra.main` made; a wrong argument ends the process with one line and exit code 2."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print in several lines.
-    os.environ.setdefault("SQLALCHEMY_SILENCE_UBER_WARNING", "1")  # the extra `search` pins it below 2.0
-    sys.argv[1:] = map(_at_home, sys.argv[1:])
-    _note("began")
-    try:
-        command()
-    except SystemExit as stop:
-        if stop.code:  # None where Lightning obeyed a SIGTERM, by which a sweep stops a run early
-            raise
-    except (HydraException, OmegaConfBaseException) as error:
+
+def command(
+    name: str, task: str, rewrite: Callable[[list[str]], list[str]] | None = None
+) -> Callable[[], None]:
+    """The `main` function of `python -m yt8m.NAME`.
+
+    Args:
+        name: the command, its primary configuration `conf/NAME.yaml`, and the name of its Hydra job.
+        task: `package.module:function` to call with the resolved configuration, a dict; imported only when a job
+            starts. What it returns goes to Hydra, and so to a sweeper.
+        rewrite: turns the command's own argument syntax into Hydra overrides.
+    """
+
+    def job(config: Any) -> Any:
+        return _run_job(name, task, config)
+
+    # Hydra names the job after the module of its function.
+    job.__module__ = f"yt8m.{name}"
+
+    def main() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(errors="replace")  # a terminal's encoding may lack a character of a name
+        try:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print in several lines.
+            sys.argv[1:] = map(_expand_home, rewrite(sys.argv[1:]) if rewrite else sys.argv[1:])
+            _note("began")
+            import hydra
+
+            from yt8m.config import CONFIG_DIR
+
+            hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name=name)(job)()
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            end(130, "interrupted")
+        except SystemExit as stop:
+            if stop.code:  # None where Lightning obeyed a SIGTERM, by which a sweep stops a run early
+                raise
+        except Exception as error:
+            described = describe(error)
+            if described is None:
+                raise
+            message, code = described
+            end(code, f"error: {message}")
+        _note("done")
+
+    return main
+
+
+def describe(error: Exception) -> tuple[str, int] | None:
+    """One line about an error and its exit code; None for an error that is a bug, and deserves its traceback."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+    if isinstance(error, YT8MError):
+        return str(error), error.exit_code
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key}: expected a value, found none; see --help for an example", 2
+    if isinstance(error, HydraException | OmegaConfBaseException):
         message, _, _ = str(error).partition("Config search path")
-        end(2, f"error: {' '.join(message.split())}; see --help")
-    _note("done")
+        return f"{' '.join(message.split())}; see --help", 2
+    if isinstance(error, OSError):
+        return (
+            f"{error.filename or 'the system'}: {error.strerror or error}; put that right and start again",
+            1,
+        )
+    if isinstance(error, MemoryError):
+        return f"out of memory ({error}); lower dataset.batch_size or dataset.num_workers", 1
+    return None
 
 
 def end(code: int, message: str) -> NoReturn:
@@ -35,7 +97,47 @@ def end(code: int, message: str) -> NoReturn:
     sys.exit(code)
 
 
-def _at_home(argument: str) -> str:
+def _run_job(name: str, task: str, config: Any) -> Any:
+    """Run one Hydra job. Its errors go to the job's log; a failed job of a multirun does not stop the others."""
+    from omegaconf import OmegaConf
+
+    from yt8m.schema import validate
+
+    result, failure = None, None
+    try:
+        settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        validate(name, settings)
+        module, _, function = task.partition(":")
+        result = getattr(importlib.import_module(module), function)(settings)
+    except Exception as error:
+        failure = describe(error)
+        if failure is None:
+            log.exception("The job failed")
+            failure = f"{type(error).__name__}: {error}", 1
+        else:
+            log.error("error: %s", failure[0])
+    # A network, its optimizer, and its trainer refer to each other: several jobs' would be in memory at once.
+    gc.collect()
+    if failure:
+        # Not in the except block: as the context of this error, the first one would keep all that the job made.
+        _fail(*failure)
+    return result
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import CompactHydraException
+    from hydra.types import RunMode
+
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        job = HydraConfig.get().job
+        raise CompactHydraException(f"job {job.num} ({job.override_dirname}) failed: {message}")
+    if logging.getLogger().handlers:  # which have printed it
+        sys.exit(code)
+    end(code, f"error: {message}")
+
+
+def _expand_home(argument: str) -> str:
     """`dataset.root=~/data` with the home folder in place of `~`, which Hydra takes for the removal of a key."""
     key, equals, value = argument.partition("=")
     return f"{key}={os.path.expanduser(value)}" if equals and value.startswith("~/") else argument

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from yt8m.metric_table import metric_of
+
 _PACKAGE = Path(__file__).resolve().parent
 
 # A wheel carries the configs inside the package; in a checkout they lie beside it.
@@ -22,4 +24,13 @@ def as_folder(overrides: str) -> str:
     return re.sub(r"[^\w.,=+-]+", "-", ",".join(parts))[:200]
 
 
+def mode_of(metric: str) -> str:
+    """`min` or `max`: which values of a metric (`val/gap`) are the best."""
+    try:
+        return metric_of(metric).mode
+    except KeyError:
+        return "max"  # no metric of ours: `yt8m.schema` says so before it is used
+
+
 OmegaConf.register_new_resolver("as_folder", as_folder, replace=True)
+OmegaConf.register_new_resolver("mode_of", mode_of, replace=True)

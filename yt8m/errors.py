@@ -1,9 +1,37 @@
-"""The error that a user's mistake raises; commands print it as a single line, without a traceback."""
+"""Every error type of the package, and the exit code that each one means for a command.
+
+The message of each is one line: what is wrong and where (a config key, or file @ byte offset), what was expected,
+what was found, and what to do. Commands print it without a traceback.
+"""
 
 
-class ConfigError(ValueError):
-    """The configuration asks for something that cannot be.
+class YT8MError(Exception):
+    """Base class: the work failed."""
 
-    The message is one line: the config key, what was expected, what was found, and what to do.
-    (Damaged data raises `yt8m.datamodules.tfrecord.DataError`, which is reported the same way.)
-    """
+    exit_code = 1
+
+
+class ConfigError(YT8MError, ValueError):
+    """The call was wrong: the configuration asks for something that cannot be done."""
+
+    exit_code = 2
+
+
+class DataError(YT8MError, ValueError):
+    """Damaged data, or data that do not fit the configuration; names the file and the byte offset."""
+
+
+class ChangedError(DataError):
+    """A shard that changed after it was indexed. Never skipped, because all of its records would be lost."""
+
+
+class ReaderError(YT8MError, RuntimeError):
+    """A reader process died, or failed for a reason other than the data."""
+
+
+class FetchError(YT8MError, RuntimeError):
+    """A file could not be downloaded."""
+
+
+class WriteError(YT8MError, RuntimeError):
+    """A file could not be written; an earlier version of it is untouched."""

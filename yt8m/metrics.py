@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
+
+from yt8m.metric_table import METRICS
 
 TOP_K = 20  # the reference pools this many pairs of each video
 _NAN_SCORES = "scores must be numbers that can be ranked, found NaN; look for a diverged loss or bad features"
@@ -303,3 +305,9 @@ class MAP(_TopPairs):
 
     def compute(self) -> Tensor:
         return mean_average_precision(*self.pairs()).float()
+
+
+def make_metrics(prefix: str) -> MetricCollection:
+    """All metrics of `yt8m.metric_table`, under `prefix` + key."""
+    classes = {key: globals()[row.class_name] for key, row in METRICS.items() if row.class_name}
+    return MetricCollection({key: of_class() for key, of_class in classes.items()}, prefix=prefix)

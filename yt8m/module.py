@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric
 
 from yt8m.build import build
 from yt8m.datamodules.dataset import Batch
 from yt8m.errors import ConfigError
-from yt8m.genres import Genres
-from yt8m.metrics import GAP, MAP, PERR, HitAtOne
-from yt8m.vocabulary import ClassInfo
+from yt8m.labels import ClassInfo, Genres
+from yt8m.metric_table import PREFIX
+from yt8m.metrics import make_metrics
 
-PARTITION_PREFIX = {"validate": "val", "test": "test"}
+EVALUATED = (PREFIX["validate"], PREFIX["test"])
 FRAME_DATASETS = ("sample", "yt8m_frame", "yt8m_segment", "audioset")
 
 
@@ -83,15 +83,8 @@ class VideoClassifier(pl.LightningModule):
             )
         self.genres = Genres([verticals for _, *verticals in vocabulary or ()])
         self.loss = build(loss, "loss", "yt8m.losses")
-        self.metrics = torch.nn.ModuleDict(
-            {
-                prefix: MetricCollection(
-                    {"hit1": HitAtOne(), "perr": PERR(), "gap": GAP(), "map": MAP()}, prefix=f"{prefix}/"
-                )
-                for prefix in PARTITION_PREFIX.values()
-            }
-        )
-        self.mean_loss = torch.nn.ModuleDict({prefix: MeanMetric() for prefix in PARTITION_PREFIX.values()})
+        self.metrics = torch.nn.ModuleDict({prefix: make_metrics(f"{prefix}/") for prefix in EVALUATED})
+        self.mean_loss = torch.nn.ModuleDict({prefix: MeanMetric() for prefix in EVALUATED})
 
     def classes(self) -> list[ClassInfo]:
         """Names and verticals of the C outputs."""

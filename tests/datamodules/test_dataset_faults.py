@@ -8,7 +8,7 @@ import torch
 
 from tests.datamodules import records
 from yt8m.datamodules.dataset import ShardDataset
-from yt8m.datamodules.tfrecord import DataError
+from yt8m.errors import DataError
 
 FRAME = {"rgb": 12, "audio": 5}
 VIDEO = {"mean_rgb": 12, "mean_audio": 5}

@@ -9,8 +9,8 @@ from tfrecord import example_pb2
 
 from tests.datamodules import records
 from tests.datamodules.records import field, varint
-from yt8m.datamodules import example
-from yt8m.datamodules.example import ExampleError, available, parse_example, parse_sequence
+from yt8m.datamodules.parse import wire
+from yt8m.datamodules.parse.wire import ExampleError, available, parse_example, parse_sequence
 
 KEYS = ("id", "labels", "mean", "missing")
 LISTS = ("rgb", "audio")
@@ -108,7 +108,7 @@ def random_lists(rng):
 @pytest.fixture
 def no_protobuf(monkeypatch):
     """Fail where the parse under test falls back to protobuf."""
-    monkeypatch.setattr(example, "_protobuf", lambda *args: pytest.fail("fell back to protobuf"))
+    monkeypatch.setattr(wire, "_protobuf", lambda *args: pytest.fail("fell back to protobuf"))
 
 
 @pytest.mark.parametrize("seed", range(200))

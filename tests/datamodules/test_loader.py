@@ -18,10 +18,10 @@ import torch
 
 from yt8m.datamodules import tfrecord
 from yt8m.datamodules.dataset import ShardDataset
-from yt8m.datamodules.loader import SLOTS, Loader, ReaderError
+from yt8m.datamodules.loader import SLOTS, Loader
 from yt8m.datamodules.sampler import BatchSampler
 from yt8m.datamodules.synthetic import write_sample
-from yt8m.datamodules.tfrecord import DataError
+from yt8m.errors import DataError, ReaderError
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from tests.datamodules import records
-from yt8m.datamodules import feature_maps, frame_reader, tfrecord, video_reader
+from yt8m.datamodules import tfrecord
 from yt8m.datamodules.dataset import ShardDataset
-from yt8m.datamodules.tfrecord import DataError
+from yt8m.datamodules.parse import frames as frame_reader
+from yt8m.datamodules.parse import layouts
+from yt8m.datamodules.parse import videos as video_reader
+from yt8m.errors import DataError
 
 SIZES = {"video": {"mean_rgb": 6, "mean_audio": 3}, "frame": {"rgb": 6, "audio": 3}}
 CLASSES = 3862
@@ -76,7 +79,7 @@ def read_at_once(dataset, numbers):
 @pytest.mark.parametrize("most", [1 << 10, 3])
 def test_usual_videos_are_read_at_once(rng, level, open_shard, monkeypatch, rows, most):
     monkeypatch.setattr(video_reader, "_ROWS", rows)
-    for module in (feature_maps, frame_reader):
+    for module in (layouts, frame_reader):
         monkeypatch.setattr(module, "_MAX_LAYOUTS", most)
     videos = []
     for number in range(60):
@@ -242,7 +245,7 @@ def test_shard_gone_before_it_was_opened(rng, level, open_shard, on_corrupt):
 
 
 def test_threads_and_a_pickled_copy(rng, level, open_shard, monkeypatch):
-    monkeypatch.setattr(feature_maps, "_MAX_LAYOUTS", 2)
+    monkeypatch.setattr(layouts, "_MAX_LAYOUTS", 2)
     videos = [video(rng, level, 1 + number % 7) for number in range(50)]
     dataset = open_shard([payload(level, *parts) for parts in videos])
     copy = pickle.loads(pickle.dumps(dataset))

@@ -13,7 +13,8 @@ from tests.datamodules.records import ENDS, OFFSETS, PAYLOADS, SIZES
 from yt8m.datamodules import shards as shards_module
 from yt8m.datamodules import tfrecord
 from yt8m.datamodules.shards import Shards
-from yt8m.datamodules.tfrecord import DataError, scan
+from yt8m.datamodules.tfrecord import scan
+from yt8m.errors import DataError
 
 
 @pytest.mark.parametrize("opened", [False, True], ids=["before opening", "while open"])
@@ -103,19 +104,19 @@ def asked(monkeypatch):
 def test_will_need_asks_for_what_is_not_in_the_cache(tmp_path, monkeypatch, asked):
     paths = [records.write_shard(tmp_path / f"{number}.tfrecord", PAYLOADS) for number in range(3)]
     shards = Shards([scan(path) for path in paths])
-    shards.will_need(range(12))
+    shards.prefetch(range(12))
     assert asked == []
 
     def not_there(*args):
         raise BlockingIOError
 
     monkeypatch.setattr(os, "preadv", not_there, raising=False)
-    shards.will_need([9, 2, 3, 5])
+    shards.prefetch([9, 2, 3, 5])
     assert asked == [(OFFSETS[2], ENDS[3] - OFFSETS[2]), (OFFSETS[1], SIZES[1]), (OFFSETS[1], SIZES[1])]
     asked.clear()
     monkeypatch.setattr(shards_module, "_GAP", 0)
     monkeypatch.setattr(tfrecord, "_ADVICE", 200)
-    shards.will_need([2, 0])
+    shards.prefetch([2, 0])
     assert asked == [(0, SIZES[0]), (OFFSETS[2], 200), (OFFSETS[2] + 200, SIZES[2] - 200)]
 
 
@@ -123,7 +124,7 @@ def test_will_need_leaves_errors_to_reading(tmp_path, asked):
     path = records.write_shard(tmp_path / "a.tfrecord", PAYLOADS)
     shards = Shards([scan(path)])
     path.unlink()
-    shards.will_need([0, 1])
+    shards.prefetch([0, 1])
     assert asked == []
     with pytest.raises(DataError, match="readable shard"):
         shards.record(shards.locate([0])[0])

@@ -14,7 +14,8 @@ from tests.datamodules import records
 from tests.datamodules.records import ENDS, OFFSETS, PAYLOADS, SIZES
 from yt8m.datamodules import tfrecord
 from yt8m.datamodules.shards import Shards
-from yt8m.datamodules.tfrecord import DataError, index, read, scan
+from yt8m.datamodules.tfrecord import index, read, scan
+from yt8m.errors import DataError
 
 HUGE = struct.pack("<Q", 2**63)
 

@@ -19,12 +19,11 @@ from yt8m.datamodules.loader import Loader
 from yt8m.datamodules.sampler import BatchSampler
 from yt8m.datamodules.tfrecord import REMEDY
 from yt8m.errors import ConfigError
-from yt8m.genres import genre_names
-from yt8m.vocabulary import ClassInfo, read_vocabulary
+from yt8m.labels import ClassInfo, genre_names, read_vocabulary
+from yt8m.metric_table import PARTITIONS
 
 log = logging.getLogger(__name__)
 
-PARTITIONS = ("train", "validate", "test")
 _STAGES = {"fit": ("train", "validate"), "validate": ("validate",), "test": ("test",), None: PARTITIONS}
 # Partitions up to this size are read whole before training starts; of larger ones, each shard's first record.
 _PREFLIGHT_BYTES = 256 << 20
@@ -153,7 +152,7 @@ class YT8MDataModule(pl.LightningDataModule):
             progress=progress,
         )
 
-    def longest(self) -> int:
+    def max_row_frames(self) -> int:
         """Frames of the longest row that a batch can have: a video, or a segment of one."""
         return SEGMENT_FRAMES if self.level == "segment" else self.max_frames
 
@@ -265,7 +264,7 @@ class YT8MDataModule(pl.LightningDataModule):
             dataset = self.read(paths, lambda done, _: bar.update(task, completed=done))
         self._note(dataset.faults)
         if self.on_corrupt == "raise":
-            self._try(dataset)
+            self._preflight(dataset)
         log.info("%s: %s records in %s shards", partition, f"{len(dataset):,}", f"{len(dataset.paths):,}")
         if self.limit_videos is not None and self.limit_videos < len(dataset):
             log.info(
@@ -275,7 +274,7 @@ class YT8MDataModule(pl.LightningDataModule):
             )
         return dataset
 
-    def _try(self, dataset: ShardDataset) -> None:
+    def _preflight(self, dataset: ShardDataset) -> None:
         """Read records before training, so that what does not fit is told now and not hours later."""
         if sum(os.path.getsize(path) for path in dataset.paths) <= _PREFLIGHT_BYTES:
             numbers = range(len(dataset))
@@ -315,11 +314,11 @@ class YT8MDataModule(pl.LightningDataModule):
             world_size=self.trainer.world_size if self.trainer else 1,
         )
         if partition == "train" and self._resume:
-            self._go_on(sampler, self._resume)
+            self._resume_at(sampler, self._resume)
         loader = self._loaders[partition] = Loader(dataset, sampler, self.num_workers)
         return loader
 
-    def _go_on(self, sampler: BatchSampler, state: dict[str, Any]) -> None:
+    def _resume_at(self, sampler: BatchSampler, state: dict[str, Any]) -> None:
         order = self._order()
         if state["batch"]:
             for key, then in state["order"].items():

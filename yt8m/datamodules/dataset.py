@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from yt8m.datamodules.batch import Batch
-from yt8m.datamodules.frame_reader import FrameReader
-from yt8m.datamodules.record_reader import SEGMENT_FRAMES, RecordReader
+from yt8m.datamodules.parse.frames import FrameReader
+from yt8m.datamodules.parse.records import SEGMENT_FRAMES, RecordReader
+from yt8m.datamodules.parse.videos import VideoReader
 from yt8m.datamodules.shards import Shards
-from yt8m.datamodules.tfrecord import REMEDY, DataError, scan
-from yt8m.datamodules.video_reader import VideoReader
-from yt8m.errors import ConfigError
+from yt8m.datamodules.tfrecord import REMEDY, scan
+from yt8m.errors import ConfigError, DataError
 
 _INDEXING_THREADS = 8
 
@@ -134,10 +134,10 @@ class ShardDataset(torch.utils.data.Dataset):
         frames = int(np.minimum(sizes // self.feature_size, self.max_frames).sum())
         return frames * (SEGMENT_FRAMES if self.level == "segment" else 1)
 
-    def will_need(self, numbers: Sequence[int]) -> None:
+    def prefetch(self, numbers: Sequence[int]) -> None:
         """Let the system begin to read the records ``numbers`` from the disk, without waiting for them."""
         if len(numbers):
-            self._shards.will_need(numbers)
+            self._shards.prefetch(numbers)
 
     def changed(self) -> str | None:
         """A message about the first shard that was changed or has gone since it was indexed; None where none was."""

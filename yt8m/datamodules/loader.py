@@ -28,13 +28,9 @@ from torch import Tensor
 
 from yt8m.datamodules.dataset import Batch, ShardDataset
 from yt8m.datamodules.sampler import BatchSampler
-from yt8m.datamodules.tfrecord import ChangedError, DataError
+from yt8m.errors import ChangedError, DataError, ReaderError
 
 SLOTS = 4  # per reader: one that it fills, one ready, two with the consumer, which works on one and holds the next
-
-
-class ReaderError(RuntimeError):
-    """A reader process died or met an error that is none of the data's."""
 
 
 class Loader:
@@ -80,7 +76,7 @@ class Loader:
         while upcoming is not None:
             numbers, upcoming = upcoming, next(tasks, None)
             # The disk reads the next batch while this one is worked on.
-            self.dataset.will_need(upcoming or [])
+            self.dataset.prefetch(upcoming or [])
             yield self._read_here(numbers)
 
     def _read_here(self, numbers: list[int]) -> Batch:
@@ -257,7 +253,7 @@ def _serve(
             # The disk reads for all batches that are waited for, while the first of them is put together.
             while not tasks or pipe.poll():
                 tasks.append(pipe.recv())
-                dataset.will_need(tasks[-1][1])
+                dataset.prefetch(tasks[-1][1])
             slot, numbers = tasks.popleft()
             try:
                 fits = dataset.max_rows(numbers) <= slots.rows

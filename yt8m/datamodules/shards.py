@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from yt8m.datamodules.tfrecord import ChangedError, DataError, File, Index
+from yt8m.datamodules.tfrecord import File, Index
+from yt8m.errors import ChangedError, DataError
 
 _GAP = 1 << 16  # bytes between records that are sooner read than left out
 
 
-class Place(NamedTuple):
+class RecordLocation(NamedTuple):
     """Where a record lies: number of its shard, offset and size in it, framing included."""
 
     shard: int
@@ -44,9 +45,9 @@ class Shards:
     def __len__(self) -> int:
         return len(self._records)
 
-    def locate(self, numbers: Sequence[int]) -> list[Place]:
+    def locate(self, numbers: Sequence[int]) -> list[RecordLocation]:
         """Where the records ``numbers`` lie. Raises IndexError for a number that is not there."""
-        return list(map(Place, *(column.tolist() for column in self.lookup(numbers))))
+        return list(map(RecordLocation, *(column.tolist() for column in self.lookup(numbers))))
 
     def lookup(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Shard, offset and size of the records ``numbers``, as `locate` has them: three int64 arrays."""
@@ -59,7 +60,7 @@ class Shards:
         offsets, sizes = self._records[numbers].T
         return shards, offsets, sizes
 
-    def record(self, place: Place) -> bytes:
+    def record(self, place: RecordLocation) -> bytes:
         """Payload of one record, both CRCs verified.
 
         Raises DataError for a record that is damaged, and ChangedError for a shard that changed since it was indexed.
@@ -86,11 +87,11 @@ class Shards:
             maps[shard] = mapped
         return maps
 
-    def describe(self, place: Place) -> str:
+    def describe(self, place: RecordLocation) -> str:
         """Path and offset, as error messages begin."""
         return f"{self.paths[place.shard]} @ byte {place.offset}"
 
-    def will_need(self, numbers: Sequence[int]) -> None:
+    def prefetch(self, numbers: Sequence[int]) -> None:
         """Let the system begin to read the records ``numbers`` into its cache, in the order of the disk."""
         shards, offsets, sizes = self.lookup(numbers)
         order = np.lexsort((offsets, shards))
@@ -101,7 +102,7 @@ class Shards:
             shards[firsts].tolist(), offsets[firsts].tolist(), ends[lasts].tolist(), strict=True
         ):
             with contextlib.suppress(DataError):  # which reading the record will raise
-                self._file(shard).will_need(start, end)
+                self._file(shard).prefetch(start, end)
 
     def changed(self) -> str | None:
         """A message about the first shard that was changed or has gone since it was indexed; None where none was."""

@@ -22,6 +22,8 @@ import google_crc32c
 import numpy as np
 import platformdirs
 
+from yt8m.errors import DataError
+
 HEADER = 12  # bytes before the payload: length and its CRC
 FOOTER = 4  # bytes after it: the CRC of the payload
 FRAMING = HEADER + FOOTER
@@ -33,14 +35,6 @@ _CACHE_HEADER = struct.Struct("<8sQqI")  # magic, size and mtime_ns of the shard
 _CACHE_MAGIC = b"yt8mix01"
 _ADVICE = 1 << 17  # bytes asked for at a time, as the system cuts a request to what its disk takes at once
 _CHUNK = 1 << 20  # bytes read at a time where a file is gone through from end to end
-
-
-class DataError(ValueError):
-    """Damaged or ill-fitting data: one line that names file, byte offset, expected, found and what to do."""
-
-
-class ChangedError(DataError):
-    """A shard that is no longer the one that was indexed: never to be skipped, for all of it would be lost."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +196,7 @@ class File:
             self._map = mmap.mmap(self.fd, self.size, prot=mmap.PROT_READ)
         return self._map
 
-    def will_need(self, start: int, end: int) -> None:
+    def prefetch(self, start: int, end: int) -> None:
         """Let the system begin to read the bytes from ``start`` to ``end`` into its cache, unless they are there."""
         if not hasattr(os, "posix_fadvise"):
             return  # macOS

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from yt8m.models.layers import BidirectionalLSTM
+from yt8m.layers.recurrent import BidirectionalLSTM
 
 
 class BiLSTM(nn.Module):

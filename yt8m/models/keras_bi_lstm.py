@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from yt8m.models.layers import KerasLSTM, init_as_keras, max_over_valid, mlp
+from yt8m.layers.recurrent import KerasLSTM, init_as_keras, max_over_valid, mlp
 
 
 class KerasBiLSTM(nn.Module):

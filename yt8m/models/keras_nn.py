@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from yt8m.models.layers import init_as_keras, mlp, split_features
+from yt8m.layers.recurrent import init_as_keras, mlp, split_features
 
 
 class KerasNN(nn.Module):

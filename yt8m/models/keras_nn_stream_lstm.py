@@ -5,7 +5,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from yt8m.models.layers import KerasLSTM, init_as_keras, match_features, max_over_valid, mlp, split_features
+from yt8m.layers.recurrent import (
+    KerasLSTM,
+    init_as_keras,
+    match_features,
+    max_over_valid,
+    mlp,
+    split_features,
+)
 
 HIDDEN_SIZES = {"rgb": 1024, "audio": 128}
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from yt8m.models.layers import mlp
+from yt8m.layers.recurrent import mlp
 
 
 class NN(nn.Module):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from yt8m.models.layers import BidirectionalLSTM, match_features, mlp, split_features
+from yt8m.layers.recurrent import BidirectionalLSTM, match_features, mlp, split_features
 
 HIDDEN_SIZES = {"rgb": 2096, "audio": 300}
 

@@ -1,0 +1,1 @@
+"""W&B sweep agent with a meaningful exit code: `python -m yt8m.agent`."""

@@ -1,0 +1,1 @@
+"""Download of YouTube-8M: `python -m yt8m.download`."""

@@ -1,0 +1,1 @@
+"""Evaluation of a checkpoint: `python -m yt8m.eval`."""

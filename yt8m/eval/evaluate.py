@@ -1,0 +1,108 @@
+"""Evaluation of a checkpoint: metrics, results per class and per genre, precision-recall pictures."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+from torchmetrics import MetricCollection, SumMetric
+
+from yt8m.datamodules.dataset import Batch
+from yt8m.eval.per_class import TopKPredictions, draw_curves, write_classes, write_genres
+from yt8m.files import write_json
+from yt8m.metric_table import PREFIX
+from yt8m.metrics import make_metrics
+from yt8m.module import VideoClassifier
+from yt8m.train.results import print_results, provenance
+from yt8m.train.session import lightning_session, make_trainer, restore
+
+log = logging.getLogger(__name__)
+
+
+@lightning_session()
+def evaluate(config: dict[str, Any]) -> float:
+    """Evaluate a checkpoint on the partition `split`; what `eval.yaml` leaves empty comes from the checkpoint.
+
+    Leaves `metrics.json`, `classes.csv`, `precision_recall_*.png` and, where the genres of the classes are
+    known, `genres.csv` in the output folder. Returns GAP.
+    """
+    folder = Path(config["output_dir"])
+    path, classifier, datamodule = restore(config["ckpt_path"], folder, config["dataset"])
+    prefix = PREFIX[config["split"]]
+    per_class = PairsOfAllRanks(prefix)
+    genres = GenreMetrics(prefix) if len(classifier.genres) else None
+    trainer = make_trainer(config, [per_class, genres] if genres else [per_class], [])
+    run = trainer.validate if config["split"] == "validate" else trainer.test
+    values = run(classifier, datamodule, verbose=False)[0]
+    if trainer.is_global_zero:
+        classes = classifier.classes()
+        write_classes(folder / "classes.csv", classes, per_class.pairs)
+        if genres:
+            values |= genres.values
+            write_genres(folder / "genres.csv", classes, per_class.pairs, genres.pairs)
+        draw_curves(folder, classes, per_class.pairs)
+        record = {**values, "ckpt_path": str(path), "split": config["split"], **provenance()}
+        write_json(folder / "metrics.json", record)
+        print_results(record, folder)
+    return values[f"{prefix}/gap"]
+
+
+class PairsOfAllRanks(Callback):
+    """Takes the pairs that the classifier's mAP has gathered, before the classifier forgets them."""
+
+    def __init__(self, prefix: str):
+        self.prefix = prefix
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: VideoClassifier) -> None:
+        self.pairs = _pairs(pl_module.metrics[self.prefix])
+
+    on_test_epoch_end = on_validation_epoch_end
+
+
+class GenreMetrics(Callback):
+    """The metrics of a video's genres, whether the outputs are genres or labels (see `yt8m.genres`).
+
+    A video without a genre counts as one without a true class.
+    """
+
+    def __init__(self, prefix: str):
+        self.prefix = prefix
+        self.metrics = make_metrics(f"{prefix}/genre_")
+        self.without_genre = SumMetric()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: VideoClassifier) -> None:
+        self.metrics.to(pl_module.device)
+        self.without_genre.to(pl_module.device)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: VideoClassifier,
+        outputs: Tensor | None,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if outputs is None:  # every record of the batch was damaged and skipped
+            return
+        truth, mask = pl_module.genre_labels(batch)
+        self.metrics.update(pl_module.genre_scores(outputs), truth, mask)
+        self.without_genre.update((~truth.any(dim=1)).sum())
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: VideoClassifier) -> None:
+        self.pairs = _pairs(self.metrics)
+        self.values = {name: float(value) for name, value in self.metrics.compute().items()}
+        self.values[f"{self.prefix}/videos_without_genre"] = int(self.without_genre.compute())
+
+    on_test_start = on_validation_start
+    on_test_batch_end = on_validation_batch_end
+    on_test_epoch_end = on_validation_epoch_end
+
+
+def _pairs(metrics: MetricCollection) -> TopKPredictions:
+    """The pairs behind `metrics`, from all ranks."""
+    metric = metrics["map"]
+    with metric.sync_context(dist_sync_fn=metric.dist_sync_fn):
+        return TopKPredictions.of(metric)

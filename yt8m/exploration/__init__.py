@@ -1,1 +1,0 @@
-"""What `yt8m.explore` counts, draws and writes."""

@@ -1,0 +1,1 @@
+"""Plots and statistics of a dataset: `python -m yt8m.explore`."""

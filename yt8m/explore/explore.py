@@ -1,0 +1,87 @@
+"""Plot a partition of a dataset, and write its statistics and an HTML page."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from yt8m.build import build
+from yt8m.errors import ConfigError
+from yt8m.explore.page import render
+from yt8m.explore.passes import open_partition, two_passes
+from yt8m.explore.sections import Section, make_facts, make_sections
+from yt8m.explore.statistics import as_json
+from yt8m.files import write_bytes, write_json, write_text
+from yt8m.labels import ClassInfo
+
+PAGE, STATISTICS = "index.html", "statistics.json"
+
+
+def explore(config: dict[str, Any]) -> Path:
+    """Read a partition twice; write its pictures, its figures and the page.
+
+    Args:
+        config: as in `conf/explore.yaml`.
+
+    Returns:
+        The page.
+
+    Raises:
+        ConfigError: an argument is wrong, or a page would be overwritten.
+        DataError: the data are damaged, or do not fit the dataset's configuration.
+        ReaderError: a reading process was killed.
+        OSError: the disk is full, or cannot be written.
+    """
+    folder = Path(config["output"]).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"output: expected a folder, found the file {folder}")
+    if (folder / PAGE).exists() and not config["overwrite"]:
+        raise ConfigError(
+            f"output: {folder / PAGE} is there already; choose another folder, or set overwrite=true"
+        )
+
+    torch.set_num_threads(1)  # the readers have the other processors
+    datamodule = build(config["dataset"], "dataset", "yt8m.datamodules", seed=config["seed"])
+    names = datamodule.classes()  # the embedded sample is written on first use
+    classes = names or [ClassInfo.unnamed(number) for number in range(datamodule.num_classes)]
+    video = None if config["video"] is None else str(config["video"])  # an id may look like a number
+    loader = open_partition(datamodule, config["partition"], config["limit_videos"])
+    try:
+        overview, scores, skipped = two_passes(
+            loader,
+            video,
+            config["top_classes"],
+            config["seed"],
+            Console(stderr=True),
+        )
+    finally:
+        loader.close()
+
+    sections = make_sections(overview, scores, classes, datamodule.features)
+    facts = make_facts(overview, loader.dataset, skipped)
+    title = f"{datamodule.root.resolve().name}, {config['partition']} partition"
+    page = render(title, summary(config, datamodule.root, len(loader.dataset), bool(names)), facts, sections)
+    write(folder, page, as_json(overview, scores, skipped), sections)
+    print(f"{len(sections)} sections about {overview.videos:,} videos: {folder / PAGE}")
+    return folder / PAGE
+
+
+def summary(config: dict[str, Any], root: Path, records: int, named: bool) -> str:
+    """What the page says below its title."""
+    which = f"all {records:,} records"
+    if config["limit_videos"] is not None and config["limit_videos"] < records:
+        which = (
+            f"{config['limit_videos']:,} of {records:,} records, from shards drawn by seed {config['seed']}"
+        )
+    text = f"Made from {which} below {root} ({config['dataset']['level']} level)."
+    return text if named else f"{text} Without a vocabulary of these classes, which have numbers for names."
+
+
+def write(folder: Path, page: str, statistics: dict[str, Any], sections: list[Section]) -> None:
+    """Write all files, the page last; each is whole or not there."""
+    for section in sections:
+        for name, _, content in section.pictures:
+            write_bytes(folder / name, content)
+    write_json(folder / STATISTICS, statistics)
+    write_text(folder / PAGE, page)

@@ -1,0 +1,103 @@
+"""The two passes over a partition."""
+
+from collections.abc import Callable
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from yt8m.datamodules.datamodule import YT8MDataModule
+from yt8m.datamodules.dataset import Batch
+from yt8m.datamodules.loader import Loader
+from yt8m.datamodules.sampler import BatchSampler
+from yt8m.errors import ConfigError
+from yt8m.explore.statistics import ClassScores, Overview
+
+
+class SubsetSampler(BatchSampler):
+    """The same records in each epoch, in their stored order: all, or `limit` from shards drawn at random.
+
+    Args:
+        shard_sizes, batch_size, seed, window: as `BatchSampler` takes them.
+        limit: the most records there are, None for all.
+    """
+
+    def __init__(
+        self, shard_sizes: np.ndarray, batch_size: int, limit: int | None, *, seed: int, window: int
+    ):
+        super().__init__(shard_sizes, batch_size, shuffle=limit is not None, seed=seed, window=window)
+        if limit is not None:
+            self.num_records = min(limit, self.num_records)
+
+    def order(self) -> np.ndarray:
+        return np.sort(super().order()[: self.num_records])
+
+
+def open_partition(datamodule: YT8MDataModule, partition: str, limit: int | None) -> Loader:
+    """A loader of a partition's records, or `limit` of them.
+
+    Raises:
+        ConfigError: there is no such partition.
+        DataError: an index shows damage, with `on_corrupt: raise`.
+    """
+    dataset = datamodule.read(datamodule.shards(partition))
+    sampler = SubsetSampler(
+        dataset.shard_sizes,
+        datamodule.batch_size,
+        limit,
+        seed=datamodule.seed,
+        window=datamodule.shuffle_window,
+    )
+    return Loader(dataset, sampler, datamodule.num_workers)
+
+
+def two_passes(
+    loader: Loader, video: str | None, top_classes: int, seed: int, console: Console
+) -> tuple[Overview, ClassScores | None, int]:
+    """Both passes, with a progress bar each, and the number of records that were left out.
+
+    Args:
+        loader: reads the same records in the same order each time.
+        video: id of the video whose frames are kept, None for the first.
+        top_classes: how many the second pass compares; without labels there is none.
+        seed: of the sample.
+        console: of the bars.
+
+    Raises:
+        ConfigError: there is no video, or not the wanted one.
+        DataError: a record is damaged or does not fit.
+    """
+    dataset = loader.dataset
+    overview = Overview(
+        dataset.num_classes, dataset.feature_size, dataset.level, dataset.max_frames, video, seed
+    )
+    faults = _pass(loader, overview.add, "counting", console)
+    if not overview.videos:
+        raise ConfigError(
+            f"dataset.on_corrupt: expected videos, found {faults:,} damaged records and no other; "
+            "python -m yt8m.verify tells what is wrong with them"
+        )
+    if video is not None and overview.video is None and dataset.level != "video":
+        raise ConfigError(
+            f"video: expected the id of one of the {overview.videos:,} videos read, found {video!r}; "
+            "choose another, or raise limit_videos"
+        )
+    scores = None
+    if overview.label_counts.any():
+        scores = ClassScores(overview, overview.top(top_classes), dataset.features)
+        _pass(loader, scores.add, "comparing classes", console)
+    return overview, scores, faults + len(dataset.faults)
+
+
+def _pass(loader: Loader, add: Callable[[Batch], None], title: str, console: Console) -> int:
+    """Give every batch to `add`; the number of records that were left out."""
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    faults = 0
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(title, total=loader.batch_sampler.num_records)
+        for batch in loader:
+            add(batch)
+            faults += len(batch.faults)
+            progress.advance(task, len(batch) + len(batch.faults))
+        progress.update(task, completed=loader.batch_sampler.num_records)
+    return faults

@@ -1,0 +1,1 @@
+"""Predictions from checkpoints: `python -m yt8m.predict`."""

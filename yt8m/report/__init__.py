@@ -1,0 +1,1 @@
+"""Comparison of runs: `python -m yt8m.report`."""

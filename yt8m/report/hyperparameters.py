@@ -1,0 +1,102 @@
+"""In which hyperparameters runs differ, and how much of a metric's variance each explains."""
+
+import math
+from dataclasses import dataclass
+
+from yt8m.report.runs import Run, clean
+
+DEFAULT = "default"  # for a run whose configuration leaves the key to the constructor
+FEW_RUNS = 10  # below, chance alone makes some hyperparameter look important
+
+# Keys that say where and how a run was recorded and fed, not what was trained.
+_NOT_HYPER = ("output_dir", "ckpt_path", "test", "optimized_", "logger.", "callbacks.", "dataset.root")
+_NOT_HYPER += (
+    "dataset.train",
+    "dataset.validate",
+    "dataset.test",
+    "dataset.vocabulary",
+    "dataset.num_workers",
+)
+_NOT_HYPER += ("trainer.default_root_dir", "trainer.log_every_n_steps", "trainer.enable_", "trainer._target_")
+_BINS = 4
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """A key in which runs differ, with each run's value, in the order of the runs.
+
+    Attributes:
+        together: keys that change with it, so that nothing can tell them apart.
+        importance: share of the metric's variance that it explains, 0 to 1; None where that cannot be told.
+    """
+
+    key: str
+    values: list[float | str]
+    importance: float | None
+    together: list[str]
+
+    @property
+    def is_numeric(self) -> bool:
+        return all(isinstance(value, (int, float)) for value in self.values)
+
+
+def varied(runs: list[Run], metric: str) -> list[Hyperparameter]:
+    """The hyperparameters in which runs differ, the most important first.
+
+    Args:
+        runs: runs with a value of the metric.
+        metric: its name.
+    """
+    keys = {key for run in runs for key in run.config if not key.startswith(_NOT_HYPER)}
+    scores = [run.number(metric) for run in runs]
+    found: dict[tuple[int, ...], Hyperparameter] = {}
+    for key in sorted(keys, key=lambda key: (not key.endswith("._target_"), key.count("."), key)):
+        values = [_value(run.config[key]) if key in run.config else DEFAULT for run in runs]
+        partition = tuple(map(values.index, values))
+        name = key.removesuffix("._target_")
+        if partition in found:
+            found[partition].together.append(name)
+        elif len(set(partition)) > 1:
+            found[partition] = Hyperparameter(name, values, importance(values, scores), [])
+    return sorted(found.values(), key=lambda one: (one.importance is None, -(one.importance or 0), one.key))
+
+
+def importance(values: list[float | str], scores: list[float]) -> float | None:
+    """The share of the variance of the scores that a hyperparameter's values explain: ε² (Kelley, 1935).
+
+    ε² = 1 - (1 - η²)·(n - 1)/(n - k) for n runs in k groups, with η² the sum of squares between the groups
+    over that of all runs. Unlike η², it does not grow with the number of groups alone. A group is a value, or
+    one of four quantile bins where there are more than four numbers. Hyperparameters that were changed
+    together share their effect.
+
+    Returns:
+        0 (also where ε² is below) to 1; None where every group is one run or all scores are equal.
+    """
+    groups = _groups(values)
+    n, k = len(scores), len(set(groups))
+    mean = sum(scores) / n
+    total = sum((score - mean) ** 2 for score in scores)
+    if n <= k or min(scores) == max(scores):
+        return None
+    within = 0.0
+    for group in set(groups):
+        members = [score for score, own in zip(scores, groups, strict=True) if own == group]
+        within += sum((score - sum(members) / len(members)) ** 2 for score in members)
+    return max(0.0, 1 - within / total * (n - 1) / (n - k))
+
+
+def _groups(values: list[float | str]) -> list[float | str | int]:
+    distinct = sorted({value for value in values if isinstance(value, (int, float))})
+    if len(distinct) <= _BINS or len(distinct) < len(set(values)):
+        return list(values)
+    ordered = sorted(values)
+    cuts = [ordered[math.ceil(len(ordered) * part / _BINS) - 1] for part in range(1, _BINS)]
+    return [sum(value > cut for cut in cuts) for value in values]
+
+
+def _value(value: object) -> float | str:
+    """A number as it is; `yt8m.models.nn.NN` as NN; else text."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return value
+    text = clean(value)
+    return text.rpartition(".")[2] if text.startswith(("yt8m.", "torch.")) else text

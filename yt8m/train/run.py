@@ -1,0 +1,129 @@
+"""A training run: from a configuration to checkpoints and `metrics.json`."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from yt8m.build import build
+from yt8m.errors import ConfigError
+from yt8m.files import read_json, write_json
+from yt8m.module import VideoClassifier
+from yt8m.train.checkpoint import find_checkpoint, read_checkpoint
+from yt8m.train.launch import refuse_unusable
+from yt8m.train.loggers import WandbLogger
+from yt8m.train.results import count_parameters, print_results, provenance
+from yt8m.train.resume import RandomState, ResumedEpoch
+from yt8m.train.session import lightning_session, make_trainer
+from yt8m.train.stats import RunStats
+
+log = logging.getLogger(__name__)
+
+
+def train(config: dict[str, Any]) -> float:
+    """Train as `conf/train.yaml` says; the value of `optimized_metric`."""
+    try:
+        return _train(config)
+    except (KeyboardInterrupt, SystemExit):
+        last = Path(config["output_dir"], "checkpoints", "last.ckpt")
+        resume = f"resume with hydra.run.dir={config['output_dir']} ckpt_path=last"
+        log.error("interrupted: %s", resume if last.is_file() else "no checkpoint yet")
+        raise
+
+
+@lightning_session()
+def _train(config: dict[str, Any]) -> float:
+    """Fit, test where there is a test partition, leave `metrics.json`; the value of `optimized_metric`."""
+    folder = Path(config["output_dir"])
+    refuse_unusable(config["trainer"])
+    pl.seed_everything(config["seed"], verbose=False)
+
+    datamodule = build(config["dataset"], "dataset", "yt8m.datamodules", seed=config["seed"])
+    classifier = VideoClassifier(
+        model=config["model"],
+        feature_sizes=datamodule.features,
+        num_classes=datamodule.num_targets(),
+        loss=config["loss"],
+        optimizer=config["optimizer"],
+        scheduler=config["scheduler"] or None,
+        gradient_clip=config["gradient_clip"],
+        normalize=config["normalize"],
+        level=datamodule.level,
+        max_frames=datamodule.max_row_frames(),
+        pad_to=datamodule.pad_to,
+        target=datamodule.target,
+        vocabulary=[[info.name, *info.verticals] for info in datamodule.classes() or ()] or None,
+        config=config,
+    )
+    ckpt_path = find_checkpoint(config["ckpt_path"], folder) if config["ckpt_path"] else None
+    if ckpt_path:
+        read_checkpoint(ckpt_path)
+    figures = RunStats()
+    callbacks = [instantiate(c, _convert_="all") for c in config["callbacks"].values() if c]
+    loggers = [instantiate(c, _convert_="all") for c in config["logger"].values() if c]
+    trainer = make_trainer(config, [*callbacks, ResumedEpoch(), RandomState(), figures], loggers)
+    _log_setup(loggers, config, classifier)
+    log.info("%s: %s parameters", type(classifier.model).__name__, f"{count_parameters(classifier):,}")
+
+    trainer.fit(classifier, datamodule, ckpt_path=ckpt_path, weights_only=True)
+    earlier: dict[str, Any] = {}
+    if config["optimized_metric"] not in trainer.callback_metrics:
+        log.info("nothing was left to train: see trainer.max_epochs")
+        earlier = read_json(folder / "metrics.json")  # what only training tells stays on record
+        trainer.validate(classifier, datamodule, verbose=False)
+    metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    if config["optimized_metric"] not in metrics:
+        raise ConfigError(
+            f"optimized_metric: expected {config['optimized_metric']}, found no validation; see trainer"
+        )
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if config["test"] and datamodule.globs["test"]:
+        trainer.test(classifier, datamodule, ckpt_path=best or None, weights_only=True, verbose=False)
+        metrics |= {key: float(value) for key, value in trainer.callback_metrics.items()}
+
+    skipped = datamodule.skipped()
+    if trainer.is_global_zero:
+        record = earlier | {
+            **{key: metrics[key] for key in sorted(metrics) if key != "train/loss_step"},
+            "model": HydraConfig.get().runtime.choices.get("model"),
+            "dataset": HydraConfig.get().runtime.choices.get("dataset"),
+            "params": count_parameters(classifier),
+            "epochs": trainer.current_epoch,
+            "batch_size": config["dataset"]["batch_size"],
+            "lr": config["optimizer"]["lr"],
+            **figures.summary(),
+            "skipped_records": sum(skipped.values()),
+            "skipped": skipped,
+            **provenance(),
+        }
+        write_json(folder / "metrics.json", record)
+        print_results(record, folder)
+    return metrics[config["optimized_metric"]]
+
+
+def _log_setup(loggers: list[Any], config: dict[str, Any], classifier: VideoClassifier) -> None:
+    """Give every logger the configuration, flat, W&B the code, and TensorBoard the network's graph."""
+    settings = {**_flat(config), "git_commit": provenance()["git_commit"]}
+    for logger in loggers:
+        logger.log_hyperparams(settings)
+        if isinstance(logger, WandbLogger):
+            logger.begin(classifier.model)
+        if isinstance(logger, TensorBoardLogger):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the tracer's remarks on constants
+                logger.log_graph(classifier, classifier.example())
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,87 @@
+"""What training, evaluation, and prediction share: a trainer, a restored checkpoint, errors in one line."""
+
+import contextlib
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from yt8m.build import build
+from yt8m.datamodules.datamodule import YT8MDataModule
+from yt8m.errors import ConfigError
+from yt8m.module import VideoClassifier
+from yt8m.train.checkpoint import AtomicCheckpointIO, find_checkpoint, read_checkpoint
+
+
+@contextlib.contextmanager
+def lightning_session() -> Iterator[None]:
+    """Around a job that uses Lightning: its usage errors become ConfigError, and W&B's run ends with the job."""
+    _quiet_lightning()
+    failed = True
+    try:
+        yield
+        failed = False
+    except (InstantiationException, MisconfigurationException) as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    finally:
+        # Otherwise the next job of a sweep would continue this job's W&B run.
+        if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
+            sys.modules["wandb"].finish(exit_code=int(failed))
+
+
+def restore(
+    ckpt_path: str, folder: Path, dataset: dict[str, Any]
+) -> tuple[Path, VideoClassifier, YT8MDataModule]:
+    """A checkpoint's path, its classifier, and its data module with what `dataset` does not leave None.
+
+    Nothing else is needed: the checkpoint carries the run's configuration. Only its limits are not taken over:
+    they shortened the training, and here they would leave out videos silently.
+    """
+    path = find_checkpoint(ckpt_path, folder)
+    config = read_checkpoint(path)["hyper_parameters"]["config"]
+    arguments = config["dataset"] | {"limit_shards": None, "limit_videos": None}
+    arguments |= {key: value for key, value in dataset.items() if value is not None}
+    datamodule = build(arguments, "dataset", "yt8m.datamodules", seed=config["seed"])
+    classifier = VideoClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    return path, classifier, datamodule
+
+
+def make_trainer(config: dict[str, Any], callbacks: list[Any], loggers: list[Any]) -> pl.Trainer:
+    """Lightning's Trainer from the group `trainer`; `precision: null` means what fits the device."""
+    arguments = dict(config["trainer"])
+    if arguments.get("precision") is None:
+        arguments["precision"] = _precision(arguments.get("accelerator", "auto"))
+    return instantiate(
+        arguments, callbacks=callbacks, logger=loggers, plugins=[AtomicCheckpointIO()], _convert_="all"
+    )
+
+
+def _precision(accelerator: str) -> str:
+    """bf16 where the GPU computes in it, fp16 on older ones, 32 bits on a CPU."""
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+def _quiet_lightning() -> None:
+    """Hydra logs what Lightning logs; its own handler would double the lines."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*smaller than the logging interval.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*your dataloader is not resumable.*",  # the data module is
+        ".*Could not log computational graph.*",  # `_log_setup` does
+        ".*It is recommended to use `self.log.*sync_dist=True.*",  # the metrics are the same on all ranks
+        ".*`isinstance.treespec, LeafSpec.` is deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,1 @@
+"""Integrity checks of a dataset: `python -m yt8m.verify`."""

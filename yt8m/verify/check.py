@@ -1,0 +1,298 @@
+"""What `yt8m.verify` does with the shards: one report per shard, made in parallel, and their sum."""
+
+import contextlib
+import gzip
+import os
+import re
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from yt8m.datamodules.dataset import Batch, ShardDataset
+from yt8m.datamodules.shards import Shards
+from yt8m.datamodules.tfrecord import framed, scan
+from yt8m.errors import DataError
+
+MESSAGES = (
+    20  # kept of a shard's faults, which are as many as its records where the configuration does not fit
+)
+ALL_FRAMES = 1 << 20  # more than any video has: lengths are counted as they are stored
+
+_BATCH_BYTES = 4 << 20  # read at a time, so that a batch stays in the processor's cache
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+@dataclass
+class ShardReport:
+    """What one shard holds.
+
+    ``rows`` are videos, or segments at segment level. ``ids`` has a 64-bit hash of each row's id in order, int64
+    [rows]; ``labels`` the rows per class, int64 [C], or None where there are no labels; ``frames`` the rows by
+    number of frames, int64; ``low`` and ``high`` the extremes of each feature, in configured order.
+    """
+
+    path: str
+    bytes: int = 0
+    rows: int = 0
+    faults: int = 0
+    messages: list[str] = field(default_factory=list)
+    ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    labels: np.ndarray | None = None
+    frames: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    low: list[float] = field(default_factory=list)
+    high: list[float] = field(default_factory=list)
+    repaired: str | None = None
+    kept: int = 0  # records in the repaired shard
+
+
+@dataclass
+class Summary:
+    """Sum over shards; memory is 8 bytes per row, for the ids' hashes, and constant but for that.
+
+    ``damaged`` keeps the reports of damaged shards without their ids, ``shards`` (path, rows) of all.
+    """
+
+    shards: list[tuple[str, int]] = field(default_factory=list)
+    bytes: int = 0
+    rows: int = 0
+    faults: int = 0
+    ids: list[np.ndarray] = field(default_factory=list)
+    labels: np.ndarray | None = None
+    frames: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    low: list[float] = field(default_factory=list)
+    high: list[float] = field(default_factory=list)
+    damaged: list[ShardReport] = field(default_factory=list)
+
+    def add(self, report: ShardReport) -> None:
+        self.shards.append((report.path, report.rows))
+        self.ids.append(report.ids)
+        self.bytes += report.bytes
+        self.rows += report.rows
+        self.faults += report.faults
+        self.frames = _sum(self.frames, report.frames)
+        if report.labels is not None:
+            self.labels = report.labels if self.labels is None else self.labels + report.labels
+        if report.low:
+            self.low = [min(pair) for pair in zip(self.low or report.low, report.low, strict=True)]
+            self.high = [max(pair) for pair in zip(self.high or report.high, report.high, strict=True)]
+        if report.faults:
+            self.damaged.append(replace(report, ids=report.ids[:0]))
+
+    def figures(self, features: Iterable[str]) -> dict[str, Any]:
+        """All of it as JSON takes it."""
+        labels = None
+        if self.labels is not None:
+            seen = np.flatnonzero(self.labels).tolist()
+            extremes = {"min": seen[0], "max": seen[-1]} if seen else {"min": None, "max": None}
+            labels = {"total": int(self.labels.sum()), "classes": len(seen), **extremes}
+        lengths = np.flatnonzero(self.frames)
+        return {
+            "shards": len(self.shards),
+            "bytes": self.bytes,
+            "rows": self.rows,
+            "unique_ids": repeated(np.concatenate(self.ids))[0],
+            "labels": labels,
+            "frames": dict(zip(lengths.tolist(), self.frames[lengths].tolist(), strict=True)),
+            "features": {
+                name: {"min": low, "max": high}
+                for name, low, high in zip(features, self.low, self.high, strict=False)
+            },
+            "damaged_shards": len(self.damaged),
+            "damaged_places": self.faults,
+            "damaged": [
+                {
+                    "path": report.path,
+                    "places": report.faults,
+                    "messages": report.messages,
+                    "repaired": report.repaired,
+                    "records_kept": report.kept,
+                }
+                for report in self.damaged
+            ],
+        }
+
+
+def check_shards(
+    paths: Sequence[str | os.PathLike], options: dict[str, Any], repair: Path | None, jobs: int
+) -> Iterator[ShardReport]:
+    """Reports of the shards in order, from ``jobs`` processes that read one shard each at a time.
+
+    Args:
+        paths: the shards.
+        options: `features`, `num_classes`, `level` and `id_key` as `ShardDataset` takes them.
+        repair: folder for new shards of the good records of damaged ones, or None.
+        jobs: processes, forked, so that they hash ids alike.
+
+    Raises:
+        BrokenProcessPool: a process was killed.
+    """
+    pool = ProcessPoolExecutor(min(jobs, len(paths)), get_context("fork"), initializer=_start_worker)
+    # Submitted, and so forked, before the caller starts threads of its own.
+    reports = pool.map(partial(check_shard, options=options, repair=repair), map(os.fspath, paths))
+
+    def ending_the_pool() -> Iterator[ShardReport]:
+        try:
+            yield from reports
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    return ending_the_pool()
+
+
+def check_options(path: str | os.PathLike, options: dict[str, Any]) -> None:
+    """Raise ConfigError for options that `ShardDataset` refuses, whatever the shard at ``path`` holds."""
+    with contextlib.suppress(DataError):
+        _open(os.fspath(path), options)
+
+
+def check_shard(path: str, options: dict[str, Any], repair: Path | None = None) -> ShardReport:
+    """Read a shard from end to end; damage is reported, never raised."""
+    report = ShardReport(path)
+    try:
+        report.bytes = os.path.getsize(path)
+        dataset = _open(path, options)
+    except DataError as error:  # not one record
+        with contextlib.suppress(DataError):
+            _note(report, scan(path).faults)
+        if not report.faults:
+            _note(report, [str(error)])
+        return report
+    except OSError as error:
+        _note(report, [f"{path} @ byte 0: expected a readable shard, found: {error.strerror}"])
+        return report
+    _note(report, dataset.faults)
+    ids, bad = [], set()
+    for batch in _batches(dataset, report.bytes):
+        _note(report, batch.faults)
+        bad.update(map(_offset, batch.faults))
+        ids.append(hash_ids(batch.ids))
+        _count(report, dataset, batch)
+    report.ids = np.concatenate(ids)
+    if report.faults and repair:
+        _repair(report, bad, repair)
+    return report
+
+
+def hash_ids(ids: Sequence[str]) -> np.ndarray:
+    """64-bit hashes, int64 [len(ids)]: of 6 million ids two are alike by chance once in a million datasets.
+
+    Python's own, which differ between runs, but not between a process and those that it forks.
+    """
+    return np.fromiter(map(hash, ids), np.int64, len(ids))
+
+
+def repeated(hashes: np.ndarray) -> tuple[int, np.ndarray]:
+    """How many distinct hashes there are, and those that come more than once, int64, rising."""
+    ordered = np.sort(hashes)
+    again = ordered[1:][ordered[1:] == ordered[:-1]]
+    return len(ordered) - len(again), np.unique(again)
+
+
+def name_repeated(
+    summaries: Sequence[Summary], hashes: np.ndarray, options: dict[str, Any]
+) -> dict[str, list[str]]:
+    """Ids of `hashes` and the shards that hold each, by reading those shards again."""
+    shards = [shard for summary in summaries for shard in summary.shards]
+    found: dict[str, list[str]] = {}
+    every = [part for summary in summaries for part in summary.ids]
+    for (path, _), part in zip(shards, every, strict=True):
+        if not np.isin(part, hashes).any():
+            continue
+        for batch in _batches(dataset := _open(path, options), os.path.getsize(path)):
+            for row in np.flatnonzero(np.isin(hash_ids(batch.ids), hashes)).tolist():
+                found.setdefault(batch.ids[row], []).append(dataset.paths[0])
+    return found
+
+
+def _open(path: str, options: dict[str, Any]) -> ShardDataset:
+    return ShardDataset([path], **options, max_frames=ALL_FRAMES, on_corrupt="skip")
+
+
+def _batches(dataset: ShardDataset, size: int) -> Iterator[Batch]:
+    """All records in order; each batch's features live in the buffer of the one before."""
+    records = min(max(_BATCH_BYTES * len(dataset) // size, 1), len(dataset))
+    for begin in range(0, len(dataset), records):
+        numbers = range(begin, min(begin + records, len(dataset)))
+        rows = 1 << dataset.max_rows(numbers).bit_length()
+        yield dataset.read_into(numbers, _buffer(rows, dataset.feature_size, dataset.dtype))
+
+
+@lru_cache(maxsize=2)
+def _buffer(rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+    """The same memory each time, also for the next shard: that of a new tensor costs a page fault every 4 KiB."""
+    return torch.empty(rows, columns, dtype=dtype)
+
+
+def _count(report: ShardReport, dataset: ShardDataset, batch: Batch) -> None:
+    report.rows += len(batch)
+    if not len(batch):
+        return
+    report.frames = _sum(report.frames, np.bincount(batch.num_frames.numpy()))
+    # Training calls a rated class a label; a segment that was rated and found without it has the class too.
+    pairs = batch.label_mask if batch.label_mask is not None else batch.label_index
+    if pairs is not None:
+        counts = np.bincount(pairs[:, 1].numpy(), minlength=dataset.num_classes)
+        report.labels = counts if report.labels is None else report.labels + counts
+    values = batch.features.numpy()
+    if not report.low:
+        report.low, report.high = ([bound] * len(dataset.features) for bound in (np.inf, -np.inf))
+    end = 0
+    for place, size in enumerate(dataset.features.values()):
+        begin, end = end, end + size
+        if values.dtype == np.uint8 and (report.low[place], report.high[place]) == (0, 255):
+            continue  # nothing can lie beyond
+        part = values[:, begin:end]
+        report.low[place] = min(report.low[place], np.minimum.reduce(part).min().item())
+        report.high[place] = max(report.high[place], np.maximum.reduce(part).max().item())
+
+
+def _repair(report: ShardReport, bad: set[int], folder: Path) -> None:
+    """Write the records of a shard that are not at the offsets `bad`, framing and all, in order."""
+    found = scan(report.path)
+    shards = Shards([found])
+    places = [place for place in shards.locate(range(len(shards))) if place.offset not in bad]
+    if not places:
+        return
+    target = folder / Path(report.path).name
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    with open(report.path, "rb") as file:
+        opener = gzip.open if file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC else open
+    try:
+        with opener(part, "wb") as file:
+            for place in places:
+                file.write(framed(shards.record(place)))
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    report.repaired, report.kept = str(target), len(places)
+
+
+def _note(report: ShardReport, faults: Sequence[str]) -> None:
+    report.faults += len(faults)
+    report.messages += faults[: MESSAGES - len(report.messages)]
+
+
+def _offset(fault: str) -> int:
+    """Offset of the record that a fault of a batch names after its path."""
+    return int(re.search(r" @ byte (\d+): ", fault)[1])
+
+
+def _sum(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Sum of two histograms, the shorter of which ends in zeros."""
+    total = np.zeros(max(len(one), len(other)), np.int64)
+    total[: len(one)] += one
+    total[: len(other)] += other
+    return total
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    torch.set_num_threads(1)

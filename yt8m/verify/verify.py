@@ -1,0 +1,229 @@
+"""Check every record of a dataset, print what is there and what is damaged."""
+
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Column, Table
+
+from yt8m.build import build
+from yt8m.errors import ConfigError, DataError, ReaderError
+from yt8m.files import write_json
+from yt8m.metric_table import PARTITIONS
+from yt8m.verify.check import Summary, check_options, check_shards, name_repeated, repeated
+
+NAMED = 10  # ids that come more than once and are named; all are counted
+BINS = 10  # of the printed histogram of lengths; the JSON file has every length
+
+
+def verify(config: dict[str, Any]) -> None:
+    """Read all records of the partitions; print what is there, and each damaged place.
+
+    Args:
+        config: as in `conf/verify.yaml`.
+
+    Raises:
+        DataError: something is damaged.
+        ConfigError: an argument is wrong, or a file would be overwritten.
+        OSError, WriteError: the disk of `repair` or `json` is full, or cannot be written.
+        ReaderError: a reading process was killed.
+    """
+    jobs, json_file, repair = check(config)
+
+    datamodule = build(config["dataset"], "dataset", "yt8m.datamodules", seed=0)
+    if not datamodule.root.exists():
+        datamodule.prepare_data()  # the embedded sample is written on first use; what is there stays as it is
+    names = PARTITIONS if config["partition"] == "all" else (config["partition"],)
+    shards = {name: datamodule.shards(name) for name in names if datamodule.globs[name] or len(names) == 1}
+    if not shards:
+        raise ConfigError(
+            "dataset.train: expected shards in at least one partition, found none; set its glob"
+        )
+    options = {
+        "features": datamodule.features,
+        "num_classes": datamodule.num_classes,
+        "level": datamodule.level,
+        "id_key": datamodule.id_key,
+    }
+    paths = [path for part in shards.values() for path in part]
+    check_options(paths[0], options)
+    if repair:
+        check_repair(repair, paths, config["overwrite"])
+    started = time.perf_counter()
+    try:
+        summaries = read_all(shards, options, repair, jobs)
+    except BrokenExecutor:
+        raise ReaderError("jobs: a reading process was killed; if memory ran out, lower jobs") from None
+    seconds = time.perf_counter() - started
+
+    unique, hashes = repeated(np.concatenate([part for s in summaries.values() for part in s.ids]))
+    figures = {
+        "ok": not any(summary.damaged for summary in summaries.values()),
+        "root": str(datamodule.root),
+        "level": datamodule.level,
+        "num_classes": datamodule.num_classes,
+        "seconds": seconds,
+        "gigabytes_per_second": sum(s.bytes for s in summaries.values()) / seconds / 1e9,
+        "unique_ids": unique,
+        "repeated_ids": len(hashes),
+        "repeated_ids_named": name_repeated(list(summaries.values()), hashes[:NAMED], options),
+        "partitions": {name: s.figures(datamodule.features) for name, s in summaries.items()},
+    }
+    print_figures(figures)
+    print_damage(figures)
+    if json_file:
+        write_json(json_file, figures)
+    if not figures["ok"]:
+        raise DataError("damage was found; repair=FOLDER copies the good records to new shards")
+
+
+def check(config: dict[str, Any]) -> tuple[int, Path | None, Path | None]:
+    """The number of processes, the JSON file and the folder for repaired shards; ConfigError for a wrong one."""
+    paths = {}
+    for key in ("json", "repair"):
+        paths[key] = Path(config[key]).expanduser() if config[key] else None
+    if (file := paths["json"]) is not None:
+        if file.is_dir() or not file.absolute().parent.is_dir():
+            raise ConfigError(f"json: expected a file in a folder that is there, found {file}")
+        if file.exists() and not config["overwrite"]:
+            raise ConfigError(f"json: {file} is there already; choose another file, or set overwrite=true")
+    return config["jobs"] or available_cpus(), paths["json"], paths["repair"]
+
+
+def available_cpus() -> int:
+    """Processors that this process may run on; where the system cannot tell, as on macOS, all there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_repair(folder: Path, shards: list[Path], overwrite: bool) -> None:
+    """Make the folder; ConfigError where repaired shards would come to lie among the data or on other files."""
+    names: dict[str, Path] = {}
+    for shard in shards:
+        for source in {shard.absolute().parent, shard.resolve().parent}:
+            if folder.resolve().is_relative_to(source):
+                raise ConfigError(
+                    f"repair: expected a folder outside the dataset's, found {folder} in {source}"
+                )
+        if shard.name in names:
+            raise ConfigError(
+                f"repair: {names[shard.name]} and {shard} would become one file; repair one partition at a time"
+            )
+        names[shard.name] = shard
+        if (folder / shard.name).exists() and not overwrite:
+            raise ConfigError(
+                f"repair: {folder / shard.name} is there already; choose another folder, or set overwrite=true"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"repair: expected a folder to write to, found {folder}: {error.strerror}"
+        ) from None
+
+
+def read_all(
+    shards: dict[str, list[Path]],
+    options: dict[str, Any],
+    repair: Path | None,
+    jobs: int,
+) -> dict[str, Summary]:
+    """A summary per partition, with a progress bar over the bytes of each."""
+    reports = check_shards([path for paths in shards.values() for path in paths], options, repair, jobs)
+    columns = (
+        "{task.description}",
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    summaries = {name: Summary() for name in shards}
+    with (
+        closing(reports),
+        Progress(*columns, "{task.fields[damaged]}", console=Console(stderr=True)) as progress,
+    ):
+        for (name, paths), summary in zip(shards.items(), summaries.values(), strict=True):
+            size = sum(path.stat().st_size for path in paths)
+            task = progress.add_task(name, total=size, damaged="")
+            for report in islice(reports, len(paths)):
+                summary.add(report)
+                damaged = f"{len(summary.damaged)} damaged shards" if summary.damaged else ""
+                progress.update(task, advance=report.bytes, damaged=damaged)
+    return summaries
+
+
+def print_figures(figures: dict[str, Any]) -> None:
+    """The partitions side by side, their lengths, and how fast it was."""
+    parts = figures["partitions"]
+    rows = "segments" if figures["level"] == "segment" else "videos"
+    table = Table("", *(Column(name, justify="right") for name in parts), box=None, pad_edge=False)
+
+    def add(title: str, text: Callable[[dict[str, Any]], str]) -> None:
+        table.add_row(title, *map(text, parts.values()))
+
+    def of_labels(text: str) -> Callable[[dict[str, Any]], str]:
+        return lambda part: text.format(**part["labels"]) if part["labels"] else "none"
+
+    add("shards", lambda part: f"{part['shards']:,}")
+    add("damaged shards", lambda part: f"{part['damaged_shards']:,}")
+    add("damaged places", lambda part: f"{part['damaged_places']:,}")
+    add("size", lambda part: decimal(part["bytes"]))
+    add(rows, lambda part: f"{part['rows']:,}")
+    add("unique ids", lambda part: f"{part['unique_ids']:,}")
+    add("labels", of_labels("{total:,}"))
+    add(f"classes seen, of {figures['num_classes']:,}", of_labels("{classes:,}"))
+    add("lowest and highest label", of_labels("{min} … {max}"))
+    if figures["level"] != "video":
+        for low, high in bins([int(n) for part in parts.values() for n in part["frames"]]):
+            add(
+                f"{rows} by frames: {low}–{high}" if high > low else f"{rows} by frames: {low}",
+                lambda part, low=low, high=high: (
+                    f"{sum(count for n, count in part['frames'].items() if low <= n <= high):,}"
+                ),
+            )
+    for name in dict.fromkeys(name for part in parts.values() for name in part["features"]):
+        add(f"range of {name}", lambda part, name=name: range_of(part["features"].get(name)))
+    console = Console()
+    console.print(table)
+    size = sum(part["bytes"] for part in parts.values())
+    speed = f"{figures['gigabytes_per_second']:.2f} GB/s"
+    console.print(f"{decimal(size)} in {figures['seconds']:.1f} s: {speed}", highlight=False)
+
+
+def bins(lengths: list[int]) -> list[tuple[int, int]]:
+    """At most `BINS` ranges of equal width, both ends included, over the lengths that occur."""
+    if not lengths:
+        return []
+    first, last = min(lengths), max(lengths)
+    width = -(-(last - first + 1) // BINS)
+    return [(low, min(low + width - 1, last)) for low in range(first, last + 1, width)]
+
+
+def range_of(extremes: dict[str, float] | None) -> str:
+    return f"{extremes['min']:g} … {extremes['max']:g}" if extremes else "none"
+
+
+def print_damage(figures: dict[str, Any]) -> None:
+    """A line for each damaged place, each repaired shard, and the first of the ids that come more than once."""
+    for part in figures["partitions"].values():
+        for shard in part["damaged"]:
+            for message in shard["messages"]:
+                print(f"damaged: {message}")
+            if shard["places"] > len(shard["messages"]):
+                print(f"damaged: {shard['path']}: {shard['places'] - len(shard['messages']):,} more places")
+            if shard["repaired"]:
+                print(f"repaired: {shard['repaired']}: {shard['records_kept']:,} good records")
+    for name, shards in figures["repeated_ids_named"].items():
+        print(f"id {name} comes {len(shards)} times: {', '.join(dict.fromkeys(shards))}")
+    if figures["repeated_ids"] > len(figures["repeated_ids_named"]):
+        print(f"{figures['repeated_ids']:,} ids in all come more than once")
+    if figures["ok"]:
+        print("all good")
