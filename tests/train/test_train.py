@@ -122,10 +122,13 @@ def test_epochs_differ_in_order(tmp_path, tiny_sample, monkeypatch):
             ["+dataset.features.flow=64"],
             r"tfrecord @ byte 0: expected flow .*found keys audio, id, labels, rgb",
         ),
-        (["dataset.batch_size=0"], r"dataset\.batch_size: expected 1 or more, found 0"),
-        (["dataset.level=scene"], r"dataset\.level: expected one of frame, video, segment, found 'scene'"),
+        (
+            ["dataset.batch_size=0"],
+            r"dataset\.batch_size: expected a whole number from 1 to 1,000,000.*, found 0",
+        ),
+        (["dataset.level=scene"], r"dataset\.level: expected frame, video or segment.*, found 'scene'"),
         (["+model.hiden=1"], r"unexpected keyword argument 'hiden'"),
-        (["optimizer.lr=-1"], r"optimizer: torch\.optim\.Adam refuses .*Invalid learning rate"),
+        (["optimizer.lr=-1"], r"optimizer\.lr: expected a number above 0, found -1"),
         (
             ["ckpt_path=last"],
             r"ckpt_path: expected a checkpoint, found nothing at .*last\.ckpt; set hydra\.run\.dir",
@@ -134,10 +137,10 @@ def test_epochs_differ_in_order(tmp_path, tiny_sample, monkeypatch):
         (["gradient_clip.per=layer"], r"gradient_clip\.per: expected variable or global, found 'layer'"),
         (
             ["trainer=gpu", "+trainer.limit_val_batches=2"],
-            r"MisconfigurationException.*No supported gpu backend found",
+            r"No supported gpu backend found",
         ),
-        (["seed=null"], r"seed: expected a whole number, found null"),
-        (["optimized_metric=val/map5"], r"optimized_metric: expected one of .*val/gap.*, found val/map5"),
+        (["seed=null"], r"seed: expected a whole number .*, found nothing"),
+        (["optimized_metric=val/map5"], r"optimized_metric: expected val/gap.*, found 'val/map5'"),
     ],
 )
 def test_mistakes_are_told_in_one_line(overrides, says, tmp_path, tiny_sample, capfd, monkeypatch):
@@ -154,7 +157,7 @@ def test_mistakes_are_told_in_one_line(overrides, says, tmp_path, tiny_sample, c
         run_command(
             "train", *model, "trainer=cpu", "trainer.max_epochs=1", "hydra.run.dir=run", *sample, *overrides
         )
-    assert ended.value.code == 1
+    assert ended.value.code == (1 if "@ byte" in says else 2)  # the data, or the call
     out, err = capfd.readouterr()
     assert "Traceback" not in out + err
     lines = [line for line in err.splitlines() if re.search(says, line)]
@@ -180,7 +183,7 @@ def test_a_label_outside_the_classes_is_told_before_training(tmp_path, tiny_samp
 def test_unknown_keys_and_options_are_told_in_one_line(override, says, capfd):
     with pytest.raises(SystemExit) as ended:
         run_command("train", override)
-    assert ended.value.code == 2
+    assert ended.value.code == (1 if "@ byte" in says else 2)  # the data, or the call
     out, err = capfd.readouterr()
     assert says in err
     assert len((out + err).strip().splitlines()) == 1

@@ -8,6 +8,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
+import yt8m
+
 
 class WandbLogger(pl.loggers.WandbLogger):
     """Lightning's logger, which also records the code, goes on with a stopped run, and uploads only the best weights.
@@ -41,7 +43,7 @@ class WandbLogger(pl.loggers.WandbLogger):
     @rank_zero_only
     def begin(self, model: nn.Module) -> None:
         """Record the package's source, and the network's gradients where that is asked for."""
-        self.experiment.log_code(root=str(Path(__file__).parent), name="yt8m")
+        self.experiment.log_code(root=str(Path(yt8m.__file__).parent), name="yt8m")
         if self.gradients_every:
             self.watch(model, log="gradients", log_freq=self.gradients_every, log_graph=False)
 
