@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test study clean
+.PHONY: train test study docs clean
 
 train: .venv/installed
 	$(BIN)/python -m yt8m.train experiment=quickstart
@@ -13,14 +13,17 @@ test: .venv/installed-test
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-# The study's comparison from real runs: all eight networks, an eighth as wide, on the embedded sample.
+# The study's comparison from real runs: all eight networks at an eighth of their width on the embedded sample.
 study: .venv/installed
-	$(BIN)/python -m yt8m.train -m experiment=small/nn,small/bi_lstm,small/stream_lstm,small/nn_stream_lstm \
-	  trainer.max_epochs=15 hydra.sweep.dir=multirun/study/PyTorch
-	$(BIN)/python -m yt8m.train -m \
-	  experiment=small/keras_nn,small/keras_bi_lstm,small/keras_stream_lstm,small/keras_nn_stream_lstm \
-	  trainer.max_epochs=15 hydra.sweep.dir=multirun/study/Keras
+	$(BIN)/python -m yt8m.train -m model=nn,bi_lstm,stream_lstm,nn_stream_lstm \
+	  model.width=0.125 trainer.max_epochs=15 hydra.sweep.dir=multirun/study/PyTorch
+	$(BIN)/python -m yt8m.train -m model=keras_nn,keras_bi_lstm,keras_stream_lstm,keras_nn_stream_lstm \
+	  model.width=0.125 trainer.max_epochs=15 hydra.sweep.dir=multirun/study/Keras
 	$(MAKE) docs/study.md
+
+# The generated parts of docs/models.md, from the classes of the networks.
+docs: .venv/installed
+	$(BIN)/python docs/generate.py
 
 docs/study.md: multirun/study/PyTorch multirun/study/Keras
 	echo "# The study's two tables, from runs on the embedded sample" > $@

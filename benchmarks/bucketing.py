@@ -21,7 +21,6 @@ from yt8m.datamodules.dataset import ShardDataset
 from yt8m.datamodules.loader import Loader
 from yt8m.datamodules.sampler import BatchSampler
 from yt8m.datamodules.synthetic import write_sample
-from yt8m.models.stream_lstm import HIDDEN_SIZES
 from yt8m.module import VideoClassifier
 
 FEATURES = {"rgb": 1024, "audio": 128}
@@ -31,9 +30,7 @@ def classifier(narrow, num_classes):
     return VideoClassifier(
         model={
             "_target_": "yt8m.models.stream_lstm.StreamLSTM",
-            "projection_size": 512 // narrow,
-            "hidden_sizes": {name: size // narrow for name, size in HIDDEN_SIZES.items()},
-            "fusion_sizes": [8192 // narrow, 4096 // narrow],
+            "width": 1 / narrow,
         },
         feature_sizes=FEATURES,
         num_classes=num_classes,

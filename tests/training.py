@@ -10,9 +10,9 @@ import pytest
 # A network and a sample that train in a moment.
 TINY = (
     "model=nn_stream_lstm",
-    "+model.mlp_sizes={rgb: [16], audio: [16]}",
-    "+model.hidden_sizes={rgb: 16, audio: 8}",
-    "+model.projection_size=16",
+    "model.mlp_sizes={rgb: [16], audio: [16]}",
+    "model.hidden_sizes={rgb: 16, audio: 8}",
+    "model.projection_size=16",
     "trainer=cpu",
     "trainer.max_epochs=2",
     "dataset.batch_size=16",

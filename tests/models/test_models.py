@@ -1,67 +1,25 @@
-"""What holds for every model. A new model is one row in `MODELS`."""
+"""What holds for every network. A new one is tested as soon as its two files are there."""
 
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping
 
 import pytest
 import torch
-from hydra.utils import get_class
-from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "model"
+from tests.models.networks import CLASSES, CONF, MODELS, SMALLEST, arguments, build, config, model_class
+from yt8m.errors import ConfigError
 
 TWO_FEATURES = {"rgb": 12, "audio": 5}
-FEATURES = [TWO_FEATURES, {"mean_rgb": 12, "mean_audio": 5}, {"audio_embedding": 5}]
-CLASSES = 20
-
-
-class Model(NamedTuple):
-    name: str
-    parameters: int  # with the constructor's defaults: rgb 1024, audio 128, 3,846 classes
-    small: dict[str, Any]  # widths that make it quick
-
-
-LSTM = {"rgb": 16, "audio": 8}
-MODELS = [
-    Model("nn", 228_186_118, {"hidden_sizes": [32, 24]}),
-    Model("bi_lstm", 176_092_998, {"hidden_size": 8}),
-    Model("stream_lstm", 203_535_232, {"projection_size": 8, "hidden_sizes": LSTM, "fusion_sizes": [64, 32]}),
-    Model(
-        "nn_stream_lstm",
-        353_971_880,
-        {"mlp_sizes": {"rgb": [16, 8], "audio": [8]}, "projection_size": 8, "hidden_sizes": LSTM},
-    ),
-    Model("keras_nn", 193_596_166, {"mlp_sizes": [16, 24], "fusion_sizes": [32]}),
-    Model("keras_bi_lstm", 201_095_942, {"hidden_size": 16, "embedding_size": 32}),
-    Model(
-        "keras_stream_lstm",
-        65_343_270,
-        {"projection_size": 8, "hidden_sizes": LSTM, "fusion_sizes": [64, 32]},
-    ),
-    Model(
-        "keras_nn_stream_lstm",
-        429_937_568,
-        {
-            "mlp_sizes": [16, 24],
-            "projection_size": 8,
-            "hidden_sizes": LSTM,
-            "embedding_size": 32,
-            "fusion_sizes": [64, 32],
-        },
-    ),
+FEATURES = [
+    TWO_FEATURES,
+    {"mean_rgb": 12, "mean_audio": 5},
+    {"audio_embedding": 5},
+    {"optical_flow": 6},
+    {"rgb": 4, "audio": 5, "text.v2": 3},
+    {"keys": 2, "train": 3, "a.b": 4},
 ]
 
-every_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
-
-
-def model_class(model: Model) -> type[nn.Module]:
-    return get_class(OmegaConf.load(CONF / f"{model.name}.yaml")["_target_"])
-
-
-def build(model: Model, feature_sizes: dict[str, int] = TWO_FEATURES, seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return model_class(model)(feature_sizes=feature_sizes, num_classes=CLASSES, **model.small).eval()
+every_model = pytest.mark.parametrize("model", MODELS)
 
 
 def batch(num_frames: list[int], feature_sizes: dict[str, int] = TWO_FEATURES, length: int = 0, **kwargs):
@@ -74,77 +32,124 @@ def batch(num_frames: list[int], feature_sizes: dict[str, int] = TWO_FEATURES, l
     return video, frames, torch.tensor(num_frames)
 
 
-@every_model
-def test_config_names_the_class_of_the_file(model):
-    path = CONF / f"{model.name}.yaml"
-    assert path.read_text().startswith("# ")
-    target = OmegaConf.load(path)["_target_"]
-    module, name = target.rsplit(".", 1)
-    assert module == f"yt8m.models.{model.name}"
-    assert name.lower() == model.name.replace("_", "")
+def test_the_study_is_complete():
+    assert {"nn", "bi_lstm", "stream_lstm", "nn_stream_lstm"} <= set(MODELS)
+    assert {"keras_nn", "keras_bi_lstm", "keras_stream_lstm", "keras_nn_stream_lstm"} <= set(MODELS)
 
 
 @every_model
-def test_parameter_count_of_the_default_network(model):
-    with torch.device("meta"):
-        network = model_class(model)()
-        logits = network(torch.empty(2, 1152), torch.empty(2, 3, 1152), torch.tensor([3, 1]))
-    assert sum(parameter.numel() for parameter in network.parameters()) == model.parameters
-    assert logits.shape == (2, 3846)
+def test_file_config_and_class_share_one_name(model):
+    assert (CONF / f"{model}.yaml").read_text().startswith("# ")
+    module, _, name = config(model)["_target_"].rpartition(".")
+    assert module == f"yt8m.models.{model}"
+    assert name.lower() == model.replace("_", "")
 
 
 @every_model
-def test_misspelt_keyword_is_refused(model):
+def test_config_shows_every_argument_with_its_default(model):
+    """The class and its config state the same network."""
+
+    def plain(value):
+        if isinstance(value, Mapping):
+            return {key: plain(part) for key, part in value.items()}
+        return [plain(part) for part in value] if isinstance(value, tuple | list) else value
+
+    shown = config(model)
+    del shown["_target_"]
+    assert list(shown.items()) == [(name, plain(default)) for name, default in arguments(model).items()]
+    assert shown["width"] == 1
+
+
+@every_model
+def test_misspelled_keyword_is_refused(model):
     with pytest.raises(TypeError, match="unexpected keyword argument 'hiden_size'"):
         model_class(model)(hiden_size=8)
 
 
 @every_model
-@pytest.mark.parametrize("feature_sizes", FEATURES, ids="+".join)
-def test_every_parameter_takes_part(model, feature_sizes):
-    network = build(model, feature_sizes)
-    logits = network(*batch([4, 1, 6], feature_sizes))
-    assert logits.shape == (3, CLASSES)
-    logits.square().sum().backward()
-    unused = [name for name, parameter in network.named_parameters() if parameter.grad is None]
-    assert not unused
+def test_degenerate_widths_are_refused_in_one_line(model):
+    for name, default in arguments(model).items():
+        if name == "dropout":
+            bad = []  # checked by PyTorch
+        elif isinstance(default, Mapping):
+            (first, *_), inner = default, next(iter(default.values()))
+            bad = [
+                [],
+                5,
+                "8",
+                *({first: value} for value in ((0, "8", []) if isinstance(inner, int) else ([], 0))),
+            ]
+        elif isinstance(default, tuple):
+            bad = [[], [0], [8, -1], 8, "8", [2.5]]
+        else:
+            bad = [0, -1, "8", [8], None, True]
+        for value in bad:
+            with pytest.raises(ConfigError, match=rf"^model\.{name}: expected [^\n]* found [^\n]*$"):
+                build(model, TWO_FEATURES, **{name: value})
 
 
 @every_model
-def test_video_level_models_need_no_frames(model):
-    network = build(model)
+def test_every_network_has_a_small_size(model):
+    """Narrow enough for two CPU cores, with 40 classes and with YouTube-8M's."""
+    for classes in (40, 3862):
+        sizes = {}
+        for width in (1, 0.125, SMALLEST):
+            with torch.device("meta"):
+                network = model_class(model)(num_classes=classes, width=width)
+            sizes[width] = sum(parameter.numel() for parameter in network.parameters())
+        assert sizes[0.125] < min(9e6, sizes[1] / 20), (classes, sizes)
+        assert sizes[SMALLEST] < 1.3e6, (classes, sizes)
+
+
+@every_model
+def test_every_parameter_takes_part_with_any_features(model):
+    for feature_sizes in FEATURES:
+        network = build(model, feature_sizes)
+        logits = network(*batch([4, 1, 6], feature_sizes))
+        assert logits.shape == (3, CLASSES), feature_sizes
+        logits.square().sum().backward()
+        assert not [n for n, p in network.named_parameters() if p.grad is None], feature_sizes
+
+
+@every_model
+def test_networks_read_the_inputs_they_say_they_need(model):
+    network = build(model, TWO_FEATURES)
     video, frames, num_frames = batch([4, 1, 6])
-    if network.needs_frames:
-        other = network(video, frames.flip(2), num_frames)
-        assert not torch.equal(network(video, frames, num_frames), other)
-    else:
-        torch.testing.assert_close(network(video, None, num_frames), network(video, frames, num_frames))
+    expected = network(video, frames, num_frames)
+    for needed, other, absent in (
+        (network.needs_video, (video.flip(1), frames), (None, frames)),
+        (network.needs_frames, (video, frames.flip(2)), (video, None)),
+    ):
+        if needed:
+            assert not torch.equal(network(*other, num_frames), expected)
+        else:
+            assert torch.equal(network(*absent, num_frames), expected)
 
 
 @every_model
-@pytest.mark.parametrize("padding", ["zeros", "noise"])
-def test_padding_changes_nothing(model, padding):
-    network = build(model).double()
-    video, frames, num_frames = batch([5, 1, 9, 2], length=13, dtype=torch.float64)
-    if padding == "noise":
-        for row, valid in zip(frames, num_frames, strict=True):
-            row[valid:].normal_(std=1e3)
-    frames.requires_grad_()
-    logits = network(video, frames, num_frames)
-    for row, valid in enumerate(num_frames):
-        alone = network(video[row : row + 1], frames[row : row + 1, :valid], num_frames[row : row + 1])
-        torch.testing.assert_close(logits[row : row + 1], alone, rtol=1e-12, atol=1e-12)
+def test_padding_changes_nothing(model):
+    network = build(model, TWO_FEATURES).double()
+    for padding in ("zeros", "noise"):
+        video, frames, num_frames = batch([5, 1, 9, 2], length=13, dtype=torch.float64)
+        if padding == "noise":
+            for row, valid in zip(frames, num_frames, strict=True):
+                row[valid:].normal_(std=1e3)
+        frames.requires_grad_()
+        logits = network(video, frames, num_frames)
+        for row, valid in enumerate(num_frames):
+            alone = network(video[row : row + 1], frames[row : row + 1, :valid], num_frames[row : row + 1])
+            torch.testing.assert_close(logits[row : row + 1], alone, rtol=1e-12, atol=1e-12)
 
-    if network.needs_frames:
-        (gradient,) = torch.autograd.grad(logits.square().sum(), frames)
-        valid = torch.arange(13) < num_frames[:, None]
-        assert gradient[~valid].abs().max() == 0
-        assert gradient[valid].abs().max() > 0
+        if network.needs_frames:
+            (gradient,) = torch.autograd.grad(logits.square().sum(), frames)
+            valid = torch.arange(13) < num_frames[:, None]
+            assert gradient[~valid].abs().max() == 0, padding
+            assert gradient[valid].abs().max() > 0, padding
 
 
 @every_model
-def test_videos_do_not_touch_each_other(model):
-    network = build(model).double()
+def test_videos_do_not_affect_each_other(model):
+    network = build(model, TWO_FEATURES).double()
     inputs = batch([3, 7, 1, 4], dtype=torch.float64)
     order = torch.tensor([2, 0, 3, 1])
     permuted = network(*(part[order] for part in inputs))
@@ -153,10 +158,10 @@ def test_videos_do_not_touch_each_other(model):
 
 @every_model
 def test_no_seed_starts_with_a_dead_feature(model):
-    """Each feature must reach the logits with a gradient, or its part of the network could never learn."""
+    """Each feature must reach the logits with a gradient, or its part of the network can never learn."""
     for seed in range(20):
-        network = build(model, seed=seed)
-        # Real features have means other than zero; so LSTM outputs lean to one side of a ReLU.
+        network = build(model, TWO_FEATURES, seed)
+        # Real features have nonzero means, so LSTM outputs lean to one side of a ReLU.
         offset = torch.randn(sum(TWO_FEATURES.values()))
         video, frames, num_frames = batch([5, 8, 3, 8] * 4)
         inputs = (frames if network.needs_frames else video).add_(offset).requires_grad_()
@@ -164,13 +169,13 @@ def test_no_seed_starts_with_a_dead_feature(model):
         for name, part in zip(TWO_FEATURES, gradient.split(list(TWO_FEATURES.values()), dim=-1), strict=True):
             alive = part.abs().flatten(1).amax(dim=1) > 0
             assert alive.float().mean() > 0.5, (
-                f"seed {seed}: {name} reaches the logits of {alive.sum()} videos"
+                f"seed {seed}: {name} reaches {alive.sum()} of {len(alive)} videos"
             )
 
 
 @every_model
 def test_bfloat16_autocast(model):
-    network = build(model).train()
+    network = build(model, TWO_FEATURES).train()
     inputs = batch([4, 1, 6])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.manual_seed(1)
@@ -185,7 +190,7 @@ def test_bfloat16_autocast(model):
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # nn.LSTM compares sizes in Python
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # still what TensorBoard's graph uses
 def test_trace_holds_for_other_shapes(model):
-    network = build(model)
+    network = build(model, TWO_FEATURES)
     traced = torch.jit.trace(network, batch([4, 1, 6]))
     inputs: tuple[Tensor, ...] = batch([2, 9, 3, 9, 1])
     torch.testing.assert_close(traced(*inputs), network(*inputs))

@@ -5,14 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from yt8m.models.bi_lstm import BiLSTM
-from yt8m.models.keras_bi_lstm import KerasBiLSTM
-from yt8m.models.keras_nn import KerasNN
-from yt8m.models.keras_nn_stream_lstm import KerasNNStreamLSTM
-from yt8m.models.keras_stream_lstm import KerasStreamLSTM
-from yt8m.models.nn import NN
-from yt8m.models.nn_stream_lstm import NNStreamLSTM
-from yt8m.models.stream_lstm import StreamLSTM
+from tests.models.networks import build, model_class
 
 FEATURES = {"rgb": 7, "audio": 4}
 RGB, AUDIO = slice(0, 7), slice(7, 11)
@@ -125,75 +118,71 @@ def keras_nn_stream_lstm(w, video, frames):
     return w.dense("classifier", w.relus("fusion", np.concatenate(scores), 2))
 
 
-LSTM = {"rgb": 6, "audio": 5}
-FIVE = (8, 9, 10, 11, 8)
 NETWORKS = [
-    (nn_, NN, {"hidden_sizes": (12, 13, 14, 15, 16, 17)}),
-    (bi_lstm, BiLSTM, {"hidden_size": 6}),
-    (stream_lstm, StreamLSTM, {"projection_size": 8, "hidden_sizes": LSTM, "fusion_sizes": (12, 13)}),
-    (
-        nn_stream_lstm,
-        NNStreamLSTM,
-        {"mlp_sizes": {"rgb": (8, 9, 10), "audio": (5, 6, 7)}, "projection_size": 8, "hidden_sizes": LSTM},
-    ),
-    (keras_nn, KerasNN, {"mlp_sizes": FIVE, "fusion_sizes": (12,)}),
-    (keras_bi_lstm, KerasBiLSTM, {"hidden_size": 8, "embedding_size": 7}),
-    (
-        keras_stream_lstm,
-        KerasStreamLSTM,
-        {"projection_size": 8, "hidden_sizes": LSTM, "fusion_sizes": (12, 13)},
-    ),
-    (
-        keras_nn_stream_lstm,
-        KerasNNStreamLSTM,
-        {
-            "mlp_sizes": FIVE,
-            "projection_size": 8,
-            "hidden_sizes": LSTM,
-            "embedding_size": 14,
-            "fusion_sizes": (12, 13),
-        },
-    ),
+    nn_,
+    bi_lstm,
+    stream_lstm,
+    nn_stream_lstm,
+    keras_nn,
+    keras_bi_lstm,
+    keras_stream_lstm,
+    keras_nn_stream_lstm,
 ]
+PARAMETERS = {  # of the study's networks: 3,846 classes, rgb 1024 and audio 128
+    "nn": 228_186_118,
+    "bi_lstm": 176_092_998,
+    "stream_lstm": 203_535_232,
+    "nn_stream_lstm": 353_971_880,
+    "keras_nn": 193_596_166,
+    "keras_bi_lstm": 201_095_942,
+    "keras_stream_lstm": 65_343_270,
+    "keras_nn_stream_lstm": 429_937_568,
+}
+STUDY = sorted(PARAMETERS)
 
 
-@pytest.mark.parametrize(
-    ("reference", "network", "widths"), NETWORKS, ids=lambda arg: getattr(arg, "__name__", "")
-)
-def test_network_is_that_of_the_study(reference, network, widths):
-    torch.manual_seed(0)
-    model = network(feature_sizes=FEATURES, num_classes=9, **widths).double().eval()
-    for parameter in model.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)  # Keras' zero biases would hide a missing one
-    weights = Weights({name: value.numpy() for name, value in model.state_dict().items()})
-    frames = torch.randn(3, 8, 11, dtype=torch.float64)
-    num_frames = torch.tensor([8, 1, 5])
-    video = torch.randn(3, 11, dtype=torch.float64)
-    logits = model(video, frames, num_frames).detach().numpy()
-    for row, valid in enumerate(num_frames):
-        expected = reference(weights, video[row].numpy(), frames[row, :valid].numpy())
-        np.testing.assert_allclose(logits[row], expected, rtol=1e-10, atol=1e-12)
+def test_parameter_counts_are_those_of_the_study():
+    for model, expected in PARAMETERS.items():
+        with torch.device("meta"):
+            network = model_class(model)()
+            logits = network(torch.empty(2, 1152), torch.empty(2, 3, 1152), torch.tensor([3, 1]))
+        assert sum(parameter.numel() for parameter in network.parameters()) == expected, model
+        assert logits.shape == (2, 3846)
 
 
-@pytest.mark.parametrize(
-    ("_", "network", "widths"), NETWORKS[4:], ids=lambda arg: getattr(arg, "__name__", "")
-)
-def test_keras_networks_start_as_in_keras(_, network, widths):
-    model = network(feature_sizes=FEATURES, num_classes=9, **widths)
-    for name, layer in model.named_modules():
-        if isinstance(layer, nn.Linear):
-            limit = (6 / (layer.in_features + layer.out_features)) ** 0.5
-            assert 0 < layer.weight.abs().max() <= limit
-            # The bottleneck of width 1 is the exception: with 0 it may start dead.
-            assert layer.bias.eq(1.0 if "bottleneck" in name else 0.0).all()
+@pytest.mark.parametrize("reference", NETWORKS, ids=lambda reference: reference.__name__)
+def test_network_matches_the_study(reference):
+    """With 9 classes, and with 70, where the layers of a score per class are narrower than the scores."""
+    for classes in (9, 70):
+        model = build(reference.__name__.rstrip("_"), FEATURES, num_classes=classes).double()
+        for parameter in model.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)  # Keras' zero biases would hide a missing one
+        weights = Weights({name: value.numpy() for name, value in model.state_dict().items()})
+        frames = torch.randn(3, 8, 11, dtype=torch.float64)
+        num_frames = torch.tensor([8, 1, 5])
+        video = torch.randn(3, 11, dtype=torch.float64)
+        logits = model(video, frames, num_frames).detach().numpy()
+        for row, valid in enumerate(num_frames):
+            expected = reference(weights, video[row].numpy(), frames[row, :valid].numpy())
+            assert expected.shape == (classes,)
+            np.testing.assert_allclose(logits[row], expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize(("_", "network", "widths"), NETWORKS, ids=lambda arg: getattr(arg, "__name__", ""))
-def test_dropout_acts_in_training_only(_, network, widths):
-    torch.manual_seed(0)
-    model = network(feature_sizes=FEATURES, num_classes=9, **widths)
-    video, frames, num_frames = torch.randn(3, 11), torch.randn(3, 8, 11), torch.tensor([8, 1, 5])
-    assert model.eval()(video, frames, num_frames).equal(model(video, frames, num_frames))
-    has_dropout = network not in (BiLSTM, KerasNN, KerasBiLSTM)
-    same = model.train()(video, frames, num_frames).equal(model(video, frames, num_frames))
-    assert same != has_dropout
+def test_keras_networks_start_as_in_keras():
+    for model in STUDY[1:5]:
+        assert model.startswith("keras")
+        for name, layer in build(model, FEATURES).named_modules():
+            if isinstance(layer, nn.Linear):
+                limit = (6 / (layer.in_features + layer.out_features)) ** 0.5
+                assert 0 < layer.weight.abs().max() <= limit
+                # The bottleneck of width 1 is the exception: with a bias of 0 it may start dead.
+                assert layer.bias.eq(1.0 if "bottleneck" in name else 0.0).all(), (model, name)
+
+
+@pytest.mark.parametrize("model", STUDY)
+def test_dropout_acts_in_training_only(model):
+    network = build(model, FEATURES)
+    inputs = torch.randn(3, 11), torch.randn(3, 8, 11), torch.tensor([8, 1, 5])
+    assert network(*inputs).equal(network(*inputs))
+    same = network.train()(*inputs).equal(network(*inputs))
+    assert same == (model in ("bi_lstm", "keras_nn", "keras_bi_lstm"))

@@ -29,7 +29,7 @@ def in_processes(name: str, *overrides: str) -> None:
 @pytest.mark.slow
 def test_two_ranks_train_and_evaluate_as_one(tmp_path, tiny_sample):
     # Without dropout, for the ranks' random numbers differ. 100 and 30 videos: neither divides by the batches.
-    common = [*TINY, *tiny_sample, "+model.dropout=0", "trainer.max_epochs=1"]
+    common = [*TINY, *tiny_sample, "model.dropout=0", "trainer.max_epochs=1"]
     one = train(tmp_path / "one", *common, "dataset.batch_size=14")
     in_processes("train", *common, "dataset.batch_size=7", f"hydra.run.dir={tmp_path / 'two'}", *DDP)
     two = json.loads((tmp_path / "two" / "metrics.json").read_text())

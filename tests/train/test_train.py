@@ -16,7 +16,8 @@ MODELS = options("model")
 def test_every_network_trains_on_the_sample(model, tiny_sample, tmp_path, capsys):
     run_command(
         "train",
-        f"experiment=small/{model}",
+        f"model={model}",
+        "model.width=0.01",
         "debug=fast",
         "trainer=cpu",
         "dataset.batch_size=8",
@@ -152,7 +153,7 @@ def test_mistakes_are_told_in_one_line(overrides, says, tmp_path, tiny_sample, c
     )
     if overrides[0].startswith("dataset.root"):
         sample = ["dataset.train=x/*.tfrecord", "dataset=yt8m_frame"]
-    model = [] if any("model=" in o for o in overrides) else ["model=nn", "+model.hidden_sizes=[8]"]
+    model = [] if any("model=" in o for o in overrides) else ["model=nn", "model.hidden_sizes=[8]"]
     with pytest.raises(SystemExit) as ended:
         run_command(
             "train", *model, "trainer=cpu", "trainer.max_epochs=1", "hydra.run.dir=run", *sample, *overrides
@@ -197,7 +198,7 @@ def test_real_video_level_shards(tmp_path, shared_data):
         f"dataset.root={shared_data / 'yt8m'}",
         "dataset.train=2/video/train/train000?.tfrecord",
         "dataset.validate=2/video/validate/validate0000.tfrecord",
-        "+model.hidden_sizes=[256]",
+        "model.hidden_sizes=[256]",
         "trainer=cpu",
         "trainer.max_epochs=3",
         "dataset.batch_size=64",
@@ -211,7 +212,8 @@ def test_real_video_level_shards(tmp_path, shared_data):
 def test_real_frame_level_shards_with_one_stream(tmp_path, shared_data):
     record = train(
         tmp_path,
-        "experiment=small/stream_lstm",
+        "model=stream_lstm",
+        "model.width=0.125",
         "dataset=audioset",
         f"dataset.root={shared_data / 'audioset'}",
         "dataset.train=bal_train/shard-00-*.tfrecord",

@@ -34,7 +34,7 @@ def test_sharded_weights_train_resume_and_evaluate_as_whole_ones_do(tmp_path, ti
     import torch
 
     # Without dropout, for the ranks' random numbers differ; two batches of 7 are one of 14.
-    common = [*FIXED, *tiny_sample, *SMALL, "+model.dropout=0", "+trainer.limit_train_batches=3"]
+    common = [*FIXED, *tiny_sample, *SMALL, "model.dropout=0", "+trainer.limit_train_batches=3"]
     sharded = [*common, "trainer=fsdp", "trainer.devices=2", f"hydra.run.dir={tmp_path / 'fsdp'}"]
     train(tmp_path / "whole", *common, "dataset.batch_size=14", "trainer.max_epochs=2")
     finish(start("yt8m.train", *sharded))

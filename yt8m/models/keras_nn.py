@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from yt8m.layers.recurrent import init_as_keras, mlp, split_features
+from yt8m.layers.dense import mlp
+from yt8m.layers.features import per_feature, split_features
+from yt8m.layers.keras import init_as_keras
+from yt8m.layers.widths import scaled_all
 
 
 class KerasNN(nn.Module):
-    """A branch of dense layers per feature, and a fusion; 193,596,166 parameters with 3,846 classes.
+    """A branch of dense layers per feature, then fused.
 
     ```
     video, per feature [B, D_f] → Dense 512 → 1024 → 4096 → 8192 → 4096, ReLU after each
@@ -17,30 +20,35 @@ class KerasNN(nn.Module):
     ```
 
     Args:
-        feature_sizes: width of each feature, in the order in which they lie side by side.
+        feature_sizes: size of each feature, in the order of its columns.
         num_classes: C.
+        width: factor on every width below (see `yt8m.layers.widths.scaled`).
         mlp_sizes: widths of the dense layers of each branch.
         fusion_sizes: widths of the dense layers on the concatenated branches.
     """
 
-    needs_frames = False
+    needs_video, needs_frames = True, False
 
     def __init__(
         self,
         *,
         feature_sizes: Mapping[str, int] = {"rgb": 1024, "audio": 128},
         num_classes: int = 3846,
+        width: float = 1,
         mlp_sizes: Sequence[int] = (512, 1024, 4096, 8192, 4096),
         fusion_sizes: Sequence[int] = (4096,),
     ):
         super().__init__()
         self.feature_sizes = dict(feature_sizes)
-        self.branches = nn.ModuleDict({name: mlp(size, *mlp_sizes) for name, size in feature_sizes.items()})
+        mlp_sizes = scaled_all(mlp_sizes, width, "mlp_sizes")
+        fusion_sizes = scaled_all(fusion_sizes, width, "fusion_sizes")
+        self.branches = per_feature(feature_sizes, (mlp(size, *mlp_sizes) for size in feature_sizes.values()))
         self.fusion = mlp(len(feature_sizes) * mlp_sizes[-1], *fusion_sizes)
         self.classifier = nn.Linear(fusion_sizes[-1], num_classes)
         init_as_keras(self)
 
     def forward(self, video: Tensor, frames: Tensor | None, num_frames: Tensor) -> Tensor:
-        video_of = split_features(video, self.feature_sizes)
-        embeddings = [branch(video_of[name]) for name, branch in self.branches.items()]
-        return self.classifier(self.fusion(torch.cat(embeddings, dim=-1)))  # [B, C]
+        branches = zip(self.branches.values(), split_features(video, self.feature_sizes), strict=True)
+        return self.classifier(
+            self.fusion(torch.cat([branch(x) for branch, x in branches], dim=-1))
+        )  # [B, C]

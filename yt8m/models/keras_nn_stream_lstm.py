@@ -5,20 +5,17 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from yt8m.layers.recurrent import (
-    KerasLSTM,
-    init_as_keras,
-    match_features,
-    max_over_valid,
-    mlp,
-    split_features,
-)
+from yt8m.layers.dense import mlp
+from yt8m.layers.features import match_features, per_feature, split_features
+from yt8m.layers.keras import KerasLSTM, init_as_keras
+from yt8m.layers.masks import max_over_valid
+from yt8m.layers.widths import scaled, scaled_all
 
-HIDDEN_SIZES = {"rgb": 1024, "audio": 128}
+HIDDEN_SIZES = {"rgb": 1024, "audio": 128, "default": 256}
 
 
 class Stream(nn.Module):
-    """The frames of one feature, `[B, T, D_f] -> [B, C]`."""
+    """The frames of one feature, `[B, T, D_f] -> [B, score_size]`."""
 
     def __init__(
         self,
@@ -27,7 +24,7 @@ class Stream(nn.Module):
         hidden_size: int,
         dropout: float,
         embedding_size: int,
-        num_classes: int,
+        score_size: int,
     ):
         super().__init__()
         self.projection = nn.Linear(feature_size, projection_size)
@@ -35,7 +32,7 @@ class Stream(nn.Module):
         self.back = KerasLSTM(hidden_size, hidden_size, go_backwards=True)
         self.dropout = nn.Dropout(dropout)
         self.bottleneck = mlp(hidden_size, 1)
-        self.scores = mlp(1, embedding_size, num_classes)
+        self.scores = mlp(1, embedding_size, score_size)
 
     def forward(self, x: Tensor, num_frames: Tensor) -> Tensor:
         x = self.ahead(self.projection(x).tanh(), num_frames)  # [B, T, hidden_size]
@@ -44,7 +41,7 @@ class Stream(nn.Module):
 
 
 class KerasNNStreamLSTM(nn.Module):
-    """Four branches, each with a score per class, and a fusion; 429,937,568 parameters with 3,846 classes.
+    """A dense branch and two LSTMs per feature, each with a score per class, then fused.
 
     ```
     video, per feature [B, D_f] → Dense 512 → 1024 → 4096 → 8192 → 4096 → C, ReLU after each
@@ -53,25 +50,28 @@ class KerasNNStreamLSTM(nn.Module):
     concat [B, 4C] → Dense 8192, ReLU → Dense 4096, ReLU → Dense C
     ```
 
+    With `width` below 1, all layers of width C but the last are narrowed like the others.
+
     Args:
-        feature_sizes: width of each feature, in the order in which they lie side by side.
+        feature_sizes: size of each feature, in the order of its columns.
         num_classes: C.
+        width: factor on every width below, and on C inside the network (see `yt8m.layers.widths.scaled`).
         mlp_sizes: widths of the dense layers on the video, before the last of width C.
         projection_size: width of the dense layer before the LSTMs.
-        hidden_sizes: hidden units of both LSTMs, by feature or by a token of its name; entries replace or
-            join the study's.
-        dropout: share of the second LSTM's outputs dropped in training.
+        hidden_sizes: hidden units of both LSTMs, by feature.
+        dropout: probability of dropping one of the second LSTM's outputs in training.
         embedding_size: width of the dense layer between a stream's bottleneck and its scores.
         fusion_sizes: widths of the dense layers on the concatenated scores.
     """
 
-    needs_frames = True
+    needs_video, needs_frames = True, True
 
     def __init__(
         self,
         *,
         feature_sizes: Mapping[str, int] = {"rgb": 1024, "audio": 128},
         num_classes: int = 3846,
+        width: float = 1,
         mlp_sizes: Sequence[int] = (512, 1024, 4096, 8192, 4096),
         projection_size: int = 512,
         hidden_sizes: Mapping[str, int] = HIDDEN_SIZES,
@@ -81,26 +81,39 @@ class KerasNNStreamLSTM(nn.Module):
     ):
         super().__init__()
         self.feature_sizes = dict(feature_sizes)
+        scores = scaled(num_classes, width, "num_classes")
+        mlp_sizes = scaled_all(mlp_sizes, width, "mlp_sizes")
+        projection_size = scaled(projection_size, width, "projection_size")
+        embedding_size = scaled(embedding_size, width, "embedding_size")
+        fusion_sizes = scaled_all(fusion_sizes, width, "fusion_sizes")
         hidden = match_features(feature_sizes, "hidden_sizes", HIDDEN_SIZES, hidden_sizes)
-        self.branches = nn.ModuleDict(
-            {name: mlp(size, *mlp_sizes, num_classes) for name, size in feature_sizes.items()}
+        self.branches = per_feature(
+            feature_sizes, (mlp(size, *mlp_sizes, scores) for size in feature_sizes.values())
         )
-        self.streams = nn.ModuleDict(
-            {
-                name: Stream(size, projection_size, hidden[name], dropout, embedding_size, num_classes)
-                for name, size in feature_sizes.items()
-            }
+        self.streams = per_feature(
+            feature_sizes,
+            (
+                Stream(
+                    size,
+                    projection_size,
+                    scaled(hidden_of, width, "hidden_sizes"),
+                    dropout,
+                    embedding_size,
+                    scores,
+                )
+                for size, hidden_of in zip(feature_sizes.values(), hidden, strict=True)
+            ),
         )
-        self.fusion = mlp(2 * len(feature_sizes) * num_classes, *fusion_sizes)
+        self.fusion = mlp(2 * len(feature_sizes) * scores, *fusion_sizes)
         self.classifier = nn.Linear(fusion_sizes[-1], num_classes)
         init_as_keras(self)
-        # One ReLU carries a whole stream. With a bias of 0, three streams in ten start silent for most videos,
+        # A single ReLU carries the whole stream. With a bias of 0, three streams in ten start at zero for most videos,
         # some for every video: no signal, no gradient. A bias of 1 outweighs the LSTM's outputs at first.
         for stream in self.streams.values():
             nn.init.ones_(stream.bottleneck[0].bias)
 
     def forward(self, video: Tensor, frames: Tensor, num_frames: Tensor) -> Tensor:
-        video_of, frames_of = (split_features(x, self.feature_sizes) for x in (video, frames))
-        scores = [branch(video_of[name]) for name, branch in self.branches.items()]
-        scores += [stream(frames_of[name], num_frames) for name, stream in self.streams.items()]
+        branches = zip(self.branches.values(), split_features(video, self.feature_sizes), strict=True)
+        streams = zip(self.streams.values(), split_features(frames, self.feature_sizes), strict=True)
+        scores = [branch(x) for branch, x in branches] + [stream(x, num_frames) for stream, x in streams]
         return self.classifier(self.fusion(torch.cat(scores, dim=-1)))  # [B, C]

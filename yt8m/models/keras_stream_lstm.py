@@ -5,16 +5,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from yt8m.layers.recurrent import (
-    KerasLSTM,
-    init_as_keras,
-    match_features,
-    max_over_valid,
-    mlp,
-    split_features,
-)
+from yt8m.layers.dense import mlp
+from yt8m.layers.features import match_features, per_feature, split_features
+from yt8m.layers.keras import KerasLSTM, init_as_keras
+from yt8m.layers.masks import max_over_valid
+from yt8m.layers.widths import scaled, scaled_all
 
-HIDDEN_SIZES = {"rgb": 1024, "audio": 128}
+HIDDEN_SIZES = {"rgb": 1024, "audio": 128, "default": 256}
 
 
 class Stream(nn.Module):
@@ -36,7 +33,7 @@ class Stream(nn.Module):
 
 
 class KerasStreamLSTM(nn.Module):
-    """Two LSTMs per feature; 65,343,270 parameters with 3,846 classes.
+    """A forward and a backward LSTM per feature, each reduced to 16 numbers, then fused.
 
     ```
     frames, per feature [B, T, D_f] → Dense 512, ReLU → LSTM forward → LSTM backward (rgb 1024, audio 128)
@@ -45,23 +42,24 @@ class KerasStreamLSTM(nn.Module):
     ```
 
     Args:
-        feature_sizes: width of each feature, in the order in which they lie side by side.
+        feature_sizes: size of each feature, in the order of its columns.
         num_classes: C.
+        width: factor on every width below (see `yt8m.layers.widths.scaled`).
         projection_size: width of the dense layer before the LSTMs.
-        hidden_sizes: hidden units of both LSTMs, by feature or by a token of its name; entries replace or
-            join the study's.
-        dropout: share of the second LSTM's outputs dropped in training.
-        embedding_size: width in which each stream enters the fusion.
+        hidden_sizes: hidden units of both LSTMs, by feature.
+        dropout: probability of dropping one of the second LSTM's outputs in training.
+        embedding_size: width at which each stream enters the fusion.
         fusion_sizes: widths of the dense layers on the concatenated streams.
     """
 
-    needs_frames = True
+    needs_video, needs_frames = False, True
 
     def __init__(
         self,
         *,
         feature_sizes: Mapping[str, int] = {"rgb": 1024, "audio": 128},
         num_classes: int = 3846,
+        width: float = 1,
         projection_size: int = 512,
         hidden_sizes: Mapping[str, int] = HIDDEN_SIZES,
         dropout: float = 0.5,
@@ -70,18 +68,26 @@ class KerasStreamLSTM(nn.Module):
     ):
         super().__init__()
         self.feature_sizes = dict(feature_sizes)
+        projection_size = scaled(projection_size, width, "projection_size")
+        embedding_size = scaled(embedding_size, width, "embedding_size")
+        fusion_sizes = scaled_all(fusion_sizes, width, "fusion_sizes")
         hidden = match_features(feature_sizes, "hidden_sizes", HIDDEN_SIZES, hidden_sizes)
-        self.streams = nn.ModuleDict(
-            {
-                name: Stream(size, projection_size, hidden[name], dropout, embedding_size)
-                for name, size in feature_sizes.items()
-            }
+        self.streams = per_feature(
+            feature_sizes,
+            (
+                Stream(
+                    size, projection_size, scaled(hidden_of, width, "hidden_sizes"), dropout, embedding_size
+                )
+                for size, hidden_of in zip(feature_sizes.values(), hidden, strict=True)
+            ),
         )
         self.fusion = mlp(len(feature_sizes) * embedding_size, *fusion_sizes)
         self.classifier = nn.Linear(fusion_sizes[-1], num_classes)
         init_as_keras(self)
 
-    def forward(self, video: Tensor, frames: Tensor, num_frames: Tensor) -> Tensor:
-        frames_of = split_features(frames, self.feature_sizes)
-        embeddings = [stream(frames_of[name], num_frames) for name, stream in self.streams.items()]
-        return self.classifier(self.fusion(torch.cat(embeddings, dim=-1)))  # [B, C]
+    def forward(self, video: Tensor | None, frames: Tensor, num_frames: Tensor) -> Tensor:
+        parts = split_features(frames, self.feature_sizes)
+        streams = zip(self.streams.values(), parts, strict=True)
+        return self.classifier(
+            self.fusion(torch.cat([stream(x, num_frames) for stream, x in streams], dim=-1))
+        )

@@ -5,14 +5,24 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from yt8m.layers.recurrent import BidirectionalLSTM, match_features, mlp, split_features
+from yt8m.layers.dense import mlp
+from yt8m.layers.features import match_features, per_feature, split_features
+from yt8m.layers.recurrent import BidirectionalLSTM
+from yt8m.layers.widths import scaled, scaled_all, whole
 
-MLP_SIZES = {"rgb": (4096, 8192, 4096), "audio": (512, 1024, 4096)}
-HIDDEN_SIZES = {"rgb": 2096, "audio": 300}
+MLP_SIZES = {"rgb": (4096, 8192, 4096), "audio": (512, 1024, 4096), "default": (1024, 2048, 4096)}
+HIDDEN_SIZES = {"rgb": 2096, "audio": 300, "default": 512}
+
+
+class Branch(nn.Sequential):
+    """The video vector of one feature, `[B, D_f] -> [B, score_size]`."""
+
+    def __init__(self, feature_size: int, mlp_sizes: Sequence[int], score_size: int):
+        super().__init__(mlp(feature_size, *mlp_sizes), nn.Linear(mlp_sizes[-1], score_size))
 
 
 class Stream(nn.Module):
-    """The frames of one feature, `[B, T, D_f] -> [B, C]`."""
+    """The frames of one feature, `[B, T, D_f] -> [B, score_size]`."""
 
     def __init__(
         self,
@@ -21,13 +31,13 @@ class Stream(nn.Module):
         hidden_size: int,
         num_layers: int,
         dropout: float,
-        num_classes: int,
+        score_size: int,
     ):
         super().__init__()
         self.projection = nn.Linear(feature_size, projection_size)
         self.lstm = BidirectionalLSTM(projection_size, hidden_size, num_layers)
         self.dropout = nn.Dropout(dropout)
-        self.scores = mlp(2 * hidden_size, num_classes)
+        self.scores = mlp(2 * hidden_size, score_size)
 
     def forward(self, x: Tensor, num_frames: Tensor) -> Tensor:
         x = self.lstm(self.projection(x), num_frames)  # [B, 2 hidden_size], at the last valid frame
@@ -35,7 +45,7 @@ class Stream(nn.Module):
 
 
 class NNStreamLSTM(nn.Module):
-    """Four branches, each with a score per class, and a fusion; 353,971,880 parameters with 3,846 classes.
+    """A dense branch and a bidirectional LSTM per feature, each with a score per class, then fused.
 
     ```
     video, per feature [B, D_f] → Dense 4096 → 8192 → 4096 (audio 512 → 1024 → 4096), ReLU after each
@@ -45,24 +55,27 @@ class NNStreamLSTM(nn.Module):
     concat [B, 4C] → Dense C, ReLU → Dense C
     ```
 
+    With `width` below 1, all layers of width C but the last are narrowed like the others.
+
     Args:
-        feature_sizes: width of each feature, in the order in which they lie side by side.
+        feature_sizes: size of each feature, in the order of its columns.
         num_classes: C.
-        mlp_sizes: widths of the dense layers on the video, by feature or by a token of its name; entries
-            replace or join the study's.
+        width: factor on every width below, and on C inside the network (see `yt8m.layers.widths.scaled`).
+        mlp_sizes: widths of the dense layers on the video, by feature.
         projection_size: width of the dense layer before each LSTM.
-        hidden_sizes: hidden units of the LSTM per direction, by feature or token like `mlp_sizes`.
+        hidden_sizes: hidden units of the LSTM per direction, by feature.
         num_layers: layers of each LSTM.
-        dropout: share of the LSTM's outputs dropped in training.
+        dropout: probability of dropping one of the LSTM's outputs in training.
     """
 
-    needs_frames = True
+    needs_video, needs_frames = True, True
 
     def __init__(
         self,
         *,
         feature_sizes: Mapping[str, int] = {"rgb": 1024, "audio": 128},
         num_classes: int = 3846,
+        width: float = 1,
         mlp_sizes: Mapping[str, Sequence[int]] = MLP_SIZES,
         projection_size: int = 512,
         hidden_sizes: Mapping[str, int] = HIDDEN_SIZES,
@@ -71,25 +84,32 @@ class NNStreamLSTM(nn.Module):
     ):
         super().__init__()
         self.feature_sizes = dict(feature_sizes)
-        widths = match_features(feature_sizes, "mlp_sizes", MLP_SIZES, mlp_sizes)
+        projection_size = scaled(projection_size, width, "projection_size")
+        scores = scaled(num_classes, width, "num_classes")
+        layers = whole(num_layers, "num_layers")
+        mlps = match_features(feature_sizes, "mlp_sizes", MLP_SIZES, mlp_sizes)
         hidden = match_features(feature_sizes, "hidden_sizes", HIDDEN_SIZES, hidden_sizes)
-        self.branches = nn.ModuleDict(
-            {
-                name: nn.Sequential(mlp(size, *widths[name]), nn.Linear(widths[name][-1], num_classes))
-                for name, size in feature_sizes.items()
-            }
+        self.branches = per_feature(
+            feature_sizes,
+            (
+                Branch(size, scaled_all(mlp_of, width, "mlp_sizes"), scores)
+                for size, mlp_of in zip(feature_sizes.values(), mlps, strict=True)
+            ),
         )
-        self.streams = nn.ModuleDict(
-            {
-                name: Stream(size, projection_size, hidden[name], num_layers, dropout, num_classes)
-                for name, size in feature_sizes.items()
-            }
+        self.streams = per_feature(
+            feature_sizes,
+            (
+                Stream(
+                    size, projection_size, scaled(hidden_of, width, "hidden_sizes"), layers, dropout, scores
+                )
+                for size, hidden_of in zip(feature_sizes.values(), hidden, strict=True)
+            ),
         )
-        self.fusion = mlp(2 * len(feature_sizes) * num_classes, num_classes)
-        self.classifier = nn.Linear(num_classes, num_classes)
+        self.fusion = mlp(2 * len(feature_sizes) * scores, scores)
+        self.classifier = nn.Linear(scores, num_classes)
 
     def forward(self, video: Tensor, frames: Tensor, num_frames: Tensor) -> Tensor:
-        video_of, frames_of = (split_features(x, self.feature_sizes) for x in (video, frames))
-        scores = [branch(video_of[name]) for name, branch in self.branches.items()]
-        scores += [stream(frames_of[name], num_frames) for name, stream in self.streams.items()]
+        branches = zip(self.branches.values(), split_features(video, self.feature_sizes), strict=True)
+        streams = zip(self.streams.values(), split_features(frames, self.feature_sizes), strict=True)
+        scores = [branch(x) for branch, x in branches] + [stream(x, num_frames) for stream, x in streams]
         return self.classifier(self.fusion(torch.cat(scores, dim=-1)))  # [B, C]

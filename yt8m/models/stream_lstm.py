@@ -5,9 +5,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from yt8m.layers.recurrent import BidirectionalLSTM, match_features, mlp, split_features
+from yt8m.layers.dense import mlp
+from yt8m.layers.features import match_features, per_feature, split_features
+from yt8m.layers.recurrent import BidirectionalLSTM
+from yt8m.layers.widths import scaled, scaled_all, whole
 
-HIDDEN_SIZES = {"rgb": 2096, "audio": 300}
+HIDDEN_SIZES = {"rgb": 2096, "audio": 300, "default": 512}
 
 
 class Stream(nn.Module):
@@ -28,8 +31,8 @@ class Stream(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.bottleneck = mlp(2 * hidden_size, 1)
         self.embedding = mlp(1, embedding_size)
-        # One ReLU carries the whole stream. With PyTorch's initial bias almost half of all streams start silent
-        # for every video: no signal, no gradient, no way back. A bias of 1 outweighs the LSTM's outputs at first.
+        # A single ReLU carries the whole stream. With PyTorch's initial bias, almost half of all streams start at zero
+        # for every video: no signal and no gradient, so they never recover. A bias of 1 outweighs the LSTM at first.
         nn.init.ones_(self.bottleneck[0].bias)
 
     def forward(self, x: Tensor, num_frames: Tensor) -> Tensor:
@@ -38,7 +41,7 @@ class Stream(nn.Module):
 
 
 class StreamLSTM(nn.Module):
-    """A bidirectional LSTM per feature; 203,535,232 parameters with 3,846 classes.
+    """A bidirectional LSTM per feature, each squeezed through one number, then fused.
 
     ```
     frames, per feature [B, T, D_f] → Dense 512, ReLU → 2-layer bidirectional LSTM (rgb 2096, audio 300)
@@ -47,24 +50,25 @@ class StreamLSTM(nn.Module):
     ```
 
     Args:
-        feature_sizes: width of each feature, in the order in which they lie side by side.
+        feature_sizes: size of each feature, in the order of its columns.
         num_classes: C.
+        width: factor on every width below (see `yt8m.layers.widths.scaled`).
         projection_size: width of the dense layer before each LSTM.
-        hidden_sizes: hidden units of the LSTM per direction, by feature or by a token of its name; entries
-            replace or join the study's.
+        hidden_sizes: hidden units of the LSTM per direction, by feature.
         num_layers: layers of each LSTM.
-        dropout: share of the LSTM's outputs dropped in training.
-        embedding_size: width in which each stream enters the fusion.
+        dropout: probability of dropping one of the LSTM's outputs in training.
+        embedding_size: width at which each stream enters the fusion.
         fusion_sizes: widths of the dense layers on the concatenated streams.
     """
 
-    needs_frames = True
+    needs_video, needs_frames = False, True
 
     def __init__(
         self,
         *,
         feature_sizes: Mapping[str, int] = {"rgb": 1024, "audio": 128},
         num_classes: int = 3846,
+        width: float = 1,
         projection_size: int = 512,
         hidden_sizes: Mapping[str, int] = HIDDEN_SIZES,
         num_layers: int = 2,
@@ -74,17 +78,31 @@ class StreamLSTM(nn.Module):
     ):
         super().__init__()
         self.feature_sizes = dict(feature_sizes)
+        projection_size = scaled(projection_size, width, "projection_size")
+        embedding_size = scaled(embedding_size, width, "embedding_size")
+        fusion_sizes = scaled_all(fusion_sizes, width, "fusion_sizes")
+        layers = whole(num_layers, "num_layers")
         hidden = match_features(feature_sizes, "hidden_sizes", HIDDEN_SIZES, hidden_sizes)
-        self.streams = nn.ModuleDict(
-            {
-                name: Stream(size, projection_size, hidden[name], num_layers, dropout, embedding_size)
-                for name, size in feature_sizes.items()
-            }
+        self.streams = per_feature(
+            feature_sizes,
+            (
+                Stream(
+                    size,
+                    projection_size,
+                    scaled(hidden_size, width, "hidden_sizes"),
+                    layers,
+                    dropout,
+                    embedding_size,
+                )
+                for size, hidden_size in zip(feature_sizes.values(), hidden, strict=True)
+            ),
         )
         self.fusion = mlp(len(feature_sizes) * embedding_size, *fusion_sizes)
         self.classifier = nn.Linear(fusion_sizes[-1], num_classes)
 
-    def forward(self, video: Tensor, frames: Tensor, num_frames: Tensor) -> Tensor:
-        frames_of = split_features(frames, self.feature_sizes)
-        embeddings = [stream(frames_of[name], num_frames) for name, stream in self.streams.items()]
-        return self.classifier(self.fusion(torch.cat(embeddings, dim=-1)))  # [B, C]
+    def forward(self, video: Tensor | None, frames: Tensor, num_frames: Tensor) -> Tensor:
+        parts = split_features(frames, self.feature_sizes)
+        streams = zip(self.streams.values(), parts, strict=True)
+        return self.classifier(
+            self.fusion(torch.cat([stream(x, num_frames) for stream, x in streams], dim=-1))
+        )
