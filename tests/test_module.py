@@ -1,5 +1,7 @@
 """What happens to a batch before the network, and to gradients and rates behind it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,14 @@ from yt8m.module import VideoClassifier, clip_each_
 from yt8m.schedulers import cosine, exponential
 
 SIZES = {"rgb": 6, "audio": 2}
+QUIET = {
+    "limit_val_batches": 0,
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 
 
 def classifier(model="bi_lstm", **options):
@@ -134,6 +144,63 @@ def test_exponential_falls_in_steps_of_examples():
         exponential, 4, examples_per_step=100, total_steps=4, decay=0.5, every_examples=300, staircase=False
     )
     assert smooth == pytest.approx([2 * 0.5 ** (step / 3) for step in range(4)])
+
+
+def test_cosine_without_an_end_names_the_keys_that_give_it_one():
+    with pytest.raises(ConfigError, match=r"set trainer\.max_epochs or trainer\.max_steps"):
+        rates(cosine, 1, examples_per_step=1, total_steps=float("inf"))
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice
+@pytest.mark.parametrize("source", ["data module", "loader", "batch sampler"])
+def test_the_exponential_schedule_counts_examples_without_a_configuration(source):
+    import pytorch_lightning as pl
+
+    loader = Batches(_batch_of(4) for _ in range(6))
+    module = None
+    if source == "loader":
+        loader.batch_size = 4
+    elif source == "batch sampler":
+        loader.batch_sampler = SimpleNamespace(batch_size=4)
+    else:
+        module = pl.LightningDataModule()
+        module.batch_size = 4
+        module.train_dataloader = lambda: loader
+    schedule = {"_target_": "yt8m.schedulers.exponential", "decay": 0.5, "every_examples": 12}
+    model = classifier("nn", scheduler=schedule)
+    trainer = pl.Trainer(**QUIET, max_epochs=1)
+    trainer.fit(model, **({"datamodule": module} if module else {"train_dataloaders": loader}))
+    # 6 batches of 4 are 24 examples: two halvings of 0.1.
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**2)
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice
+def test_a_schedule_of_examples_without_any_batch_size_says_what_is_missing():
+    import pytorch_lightning as pl
+
+    schedule = {"_target_": "yt8m.schedulers.exponential"}
+    trainer = pl.Trainer(**QUIET, max_epochs=1)
+    with pytest.raises(ConfigError, match="expected a data module or loader with a batch_size"):
+        trainer.fit(classifier("nn", scheduler=schedule), train_dataloaders=Batches([_batch_of(2)]))
+
+
+def test_the_mean_loss_weighs_videos_equally():
+    from yt8m.metrics import MeanLoss
+
+    mean = MeanLoss()
+    mean.update(torch.tensor(1.0), 3)
+    mean.update(torch.tensor(5.0), 1)
+    assert float(mean.compute()) == 2.0
+
+
+class Batches(list):
+    """A loader that is neither torch's nor ours."""
+
+
+def _batch_of(size):
+    features = torch.randint(0, 256, (size, 8), dtype=torch.uint8)
+    labels = torch.stack([torch.arange(size), torch.arange(size) % 5], dim=1)
+    return Batch([str(i) for i in range(size)], features, torch.ones(size, dtype=torch.int64), labels)
 
 
 def test_cosine_warms_up_and_falls_to_its_end():

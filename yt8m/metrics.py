@@ -230,6 +230,29 @@ _LIST_STATES = {
 }
 
 
+class MeanLoss(Metric):
+    """Mean over videos of a loss that each batch gives as its own mean.
+
+    `update(loss, videos)` never waits for the GPU; `compute()` is a float32 scalar over all ranks' videos, NaN before
+    any video. A mean of the batches' (or the ranks') means would weigh the videos of a small batch more.
+    """
+
+    full_state_update = False
+    higher_is_better = False
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("videos", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, videos: int) -> None:
+        self.total = self.total + loss.detach().double() * videos
+        self.videos = self.videos + videos
+
+    def compute(self) -> Tensor:
+        return (self.total / self.videos).float()
+
+
 class _TopPairs(Metric):
     """Keeps the top pairs of every video, 9 bytes a pair, and the positives of every class.
 

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn import functional as F
-from torchmetrics import MeanMetric
 
 from yt8m.build import build
 from yt8m.datamodules.dataset import Batch
 from yt8m.errors import ConfigError
 from yt8m.labels import ClassInfo, Genres
 from yt8m.metric_table import PREFIX
-from yt8m.metrics import make_metrics
+from yt8m.metrics import MeanLoss, make_metrics
 
 EVALUATED = (PREFIX["validate"], PREFIX["test"])
 FRAME_DATASETS = ("sample", "yt8m_frame", "yt8m_segment", "audioset")
@@ -84,7 +83,9 @@ class VideoClassifier(pl.LightningModule):
         self.genres = Genres([verticals for _, *verticals in vocabulary or ()])
         self.loss = build(loss, "loss", "yt8m.losses")
         self.metrics = torch.nn.ModuleDict({prefix: make_metrics(f"{prefix}/") for prefix in EVALUATED})
-        self.mean_loss = torch.nn.ModuleDict({prefix: MeanMetric() for prefix in EVALUATED})
+        self.mean_loss = torch.nn.ModuleDict({prefix: MeanLoss() for prefix in EVALUATED})
+        self.train_loss = MeanLoss()
+        self._saved_train_loss: dict[str, Any] | None = None
 
     def classes(self) -> list[ClassInfo]:
         """Names and verticals of the C outputs."""
@@ -154,13 +155,18 @@ class VideoClassifier(pl.LightningModule):
         return None if batch.label_mask is None else self._dense(batch, batch.label_mask)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if not len(batch):  # Every record was damaged and skipped: a step that changes no gradient.
-            return sum(p.sum() for p in self.parameters()) * 0.0
+        if not len(batch):
+            return self._empty_step()
         loss = self.loss(self(*self.inputs(batch)), self.labels(batch), self.mask(batch))
-        size = len(batch)
-        self.log("train/loss_step", loss.detach(), prog_bar=True, on_step=True, batch_size=size)
-        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
+        self.train_loss.update(loss, len(batch))
+        # Not in Lightning's progress bar, which would read it from the GPU, and so force a sync, at every step.
+        self.log("train/loss_step", loss.detach(), batch_size=len(batch))
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        # All ranks meet here once per epoch, however many of a rank's batches were empty.
+        self.log("train/loss", self.train_loss.compute())
+        self.train_loss.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         return self._evaluate(batch, "val")
@@ -179,7 +185,7 @@ class VideoClassifier(pl.LightningModule):
         return self(*self.inputs(batch)).float().sigmoid()
 
     def configure_model(self) -> None:
-        """Cut the network's weights between the devices, where the strategy asks for it (trainer=fsdp)."""
+        """Shard the network's weights over the devices if the strategy does so (trainer=fsdp)."""
         if self.device_mesh is None or isinstance(self.model, FSDPModule):
             return
         mesh = self.device_mesh["data_parallel"]
@@ -193,16 +199,14 @@ class VideoClassifier(pl.LightningModule):
         if not self.hparams.scheduler:
             return optimizer
         trainer = self.trainer
-        dataset = self.hparams.config["dataset"] if self.hparams.config else {}
+        total_steps = trainer.estimated_stepping_batches  # makes the loaders, too
         scheduler = build(
             self.hparams.scheduler,
             "scheduler",
             "yt8m.schedulers",
             optimizer=optimizer,
-            examples_per_step=dataset.get("batch_size", 1)
-            * trainer.world_size
-            * trainer.accumulate_grad_batches,
-            total_steps=trainer.estimated_stepping_batches,
+            examples_per_step=self._batch_size() * trainer.world_size * trainer.accumulate_grad_batches,
+            total_steps=total_steps,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -220,19 +224,69 @@ class VideoClassifier(pl.LightningModule):
         else:
             clip_each_(self.parameters(), clip["norm"])
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the running `train/loss`, so that a run resumed mid-epoch reports it for the whole epoch."""
+        with self.train_loss.sync_context():
+            checkpoint["train_loss"] = {
+                "total": float(self.train_loss.total),
+                "videos": int(self.train_loss.videos),
+            }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._saved_train_loss = checkpoint.get("train_loss")
+
+    def on_train_epoch_start(self) -> None:
+        self.train_loss.reset()
+
+    def on_train_start(self) -> None:
+        saved, self._saved_train_loss = self._saved_train_loss, None
+        if (
+            saved and saved["videos"] and self.global_rank == 0
+        ):  # the sum of all ranks: one of them resumes it
+            self.train_loss.update(
+                torch.tensor(saved["total"] / saved["videos"], dtype=torch.float64, device=self.device),
+                saved["videos"],
+            )
+
+    def _empty_step(self) -> Tensor:
+        """A step that changes no gradient, for a batch whose records were all damaged and skipped."""
+        if isinstance(self.model, FSDPModule):
+            return self._forward_of_zeros().sum() * 0.0
+        return sum(p.sum() for p in self.parameters()) * 0.0
+
+    def _forward_of_zeros(self) -> Tensor:
+        """Logits of a made-up batch: the other ranks' forward passes wait until this rank shares its weights, too."""
+        return self(*(torch.cat([tensor, tensor]) for tensor in self.example()))
+
+    def _batch_size(self) -> int:
+        """Videos per batch and rank, from the configuration, the data module, or the loader."""
+        loader = self.trainer.train_dataloader
+        sources = (self.trainer.datamodule, loader, getattr(loader, "batch_sampler", None))
+        found = [(self.hparams.config or {}).get("dataset", {}).get("batch_size")]
+        found += [getattr(source, "batch_size", None) for source in sources]
+        size = next((size for size in found if size), None)
+        if size is None:
+            raise ConfigError(
+                "scheduler: expected a data module or loader with a batch_size, found neither; give it one, or set "
+                "scheduler=None"
+            )
+        return size
+
     def _evaluate(self, batch: Batch, prefix: str) -> Tensor | None:
         """Update the metrics; the probabilities, float32 `[B, C]`, for callbacks."""
         if not len(batch):
+            if isinstance(self.model, FSDPModule):
+                self._forward_of_zeros()
             return None
         logits = self(*self.inputs(batch))
         labels, mask = self.labels(batch), self.mask(batch)
-        self.mean_loss[prefix].update(self.loss(logits, labels, mask), weight=len(batch))
+        self.mean_loss[prefix].update(self.loss(logits, labels, mask), len(batch))
         scores = logits.float().sigmoid()
         self.metrics[prefix].update(scores, labels, mask)
         return scores
 
     def _log_metrics(self, prefix: str) -> None:
-        # Computed here, not by handing the objects to `log_dict`: that copies a collection's states each step.
+        # Computed here, not by passing the objects to `log_dict`, which would copy a collection's states each step.
         loss, metrics = self.mean_loss[prefix], self.metrics[prefix]
         self.log_dict({f"{prefix}/loss": loss.compute(), **metrics.compute()})
         loss.reset()
@@ -252,7 +306,7 @@ class VideoClassifier(pl.LightningModule):
 
 
 def clip_each_(parameters: Any, norm: float) -> None:
-    """Scale each gradient on its own to an L2 norm of at most `norm`, in place, without asking the device.
+    """Scale each gradient on its own to an L2 norm of at most `norm`, in place, without a GPU sync.
 
     Source: the YouTube-8M starter code's utils.clip_gradient_norms.
     """

@@ -1,21 +1,23 @@
-"""Learning-rate schedules per optimizer step. Each builds a `LambdaLR` over the optimizer's own rate."""
+"""Learning-rate schedules per optimizer step; each returns a `LambdaLR` that scales the optimizer's own rate."""
 
 import math
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from yt8m.errors import ConfigError
+
 
 def exponential(
     optimizer: Optimizer,
     *,
     examples_per_step: int,
-    total_steps: int,
+    total_steps: int | float,
     decay: float = 0.95,
     every_examples: int = 4_000_000,
     staircase: bool = True,
 ) -> LambdaLR:
-    """lr · decay^(examples / every_examples), the exponent cut to whole numbers with `staircase`.
+    """lr · decay^(examples / every_examples); with `staircase`, the exponent is rounded down.
 
     Source: the YouTube-8M starter code's train.py, whose defaults these are.
     """
@@ -31,14 +33,22 @@ def cosine(
     optimizer: Optimizer,
     *,
     examples_per_step: int,
-    total_steps: int,
+    total_steps: int | float,
     warmup: float = 0.05,
     final: float = 0.0,
 ) -> LambdaLR:
-    """Linear warm-up over the first `warmup` share of the steps, then half a cosine down to `final` · lr.
+    """Linear warm-up over the first `warmup` fraction of the steps, then half a cosine down to `final` · lr.
 
     Source: Loshchilov & Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts" (one cycle).
+
+    Raises:
+        ConfigError: training has no last step.
     """
+    if math.isinf(total_steps):
+        raise ConfigError(
+            "scheduler: cosine needs the number of steps, found training without an end; set trainer.max_epochs or "
+            "trainer.max_steps, or scheduler=exponential"
+        )
     warmup_steps = round(warmup * total_steps)
 
     def factor(step: int) -> float:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.train.damage import copy_of_sample, damage
 from tests.training import TINY, run_command, train
 
 DDP = ("trainer.devices=2", "trainer.strategy=ddp")
@@ -73,3 +74,37 @@ def test_two_ranks_resume_mid_epoch_as_if_never_stopped(tmp_path, tiny_sample):
     assert whole["global_step"] == stopped["global_step"] == 16
     for key, value in whole["state_dict"].items():
         assert torch.equal(value, stopped["state_dict"][key]), key
+
+
+@pytest.mark.slow
+def test_losses_weigh_videos_equally_whichever_rank_has_them(tmp_path, tiny_sample):
+    options = copy_of_sample(tiny_sample, tmp_path / "data")
+    for partition in ("train", "validate"):
+        shards = sorted((tmp_path / "data" / partition).glob("*.tfrecord"))
+        damage(shards[0], slice(1, None, 3))
+        damage(shards[1], slice(0, 4))
+    # The weights stay as they are, so that the order of the steps does not matter.
+    common = [*TINY, *options, "model.dropout=0", "trainer.max_epochs=1", "optimizer.lr=1e-12"]
+    one = train(tmp_path / "one", *common, "dataset.batch_size=14")
+    in_processes("train", *common, "dataset.batch_size=7", f"hydra.run.dir={tmp_path / 'two'}", *DDP)
+    two = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert two["skipped"] == one["skipped"]
+    for key in ("train/loss", "val/loss", "val/gap"):
+        assert two[key] == pytest.approx(one[key], rel=1e-6), key
+
+
+@pytest.mark.slow
+def test_a_rank_with_nothing_but_empty_batches_does_not_hang(tmp_path, tiny_sample):
+    options = copy_of_sample(tiny_sample, tmp_path / "data")
+    for partition in ("train", "validate"):
+        first, *others = sorted((tmp_path / "data" / partition).glob("*.tfrecord"))
+        damage(first, slice(1, None))
+        for shard in others:
+            damage(shard, slice(None))
+    common = [*TINY, *options, "dataset.batch_size=7", "trainer.max_epochs=2", "optimizer.lr=1e-12"]
+    common += ["model.dropout=0"]
+    one = train(tmp_path / "one", *common)
+    in_processes("train", *common, f"hydra.run.dir={tmp_path / 'two'}", *DDP)
+    two = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    for key in ("train/loss", "val/loss", "val/gap"):
+        assert two[key] == pytest.approx(one[key], rel=1e-6), key

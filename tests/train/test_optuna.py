@@ -44,10 +44,26 @@ def test_a_search_stops_and_goes_on(search):
         assert trial.state == optuna.trial.TrialState.COMPLETE
         assert trial.value == metrics["val/gap"]
         assert trial.params == {"optimizer.lr": metrics["lr"], "dataset.batch_size": metrics["batch_size"]}
-        assert trial.intermediate_values == {1: trial.value}
+        assert trial.intermediate_values == {1: metrics["last/val/gap"]}
         assert not any(key.startswith("test/") for key in metrics)
     best = yaml.safe_load((resumed / "optimization_results.yaml").read_text())
     assert best["best_value"] == max(trial.value for trial in study.trials)
+
+
+def test_the_direction_of_the_search_is_that_of_the_metric():
+    from hydra import compose, initialize_config_dir
+
+    from yt8m.config import CONFIG_DIR
+
+    for metric, direction in (("val/loss", "minimize"), ("val/gap", "maximize")):
+        with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+            config = compose(
+                "train",
+                overrides=["hparams_search=optuna", f"optimized_metric={metric}", "output_dir=x"],
+                return_hydra_config=True,
+            )
+        assert config.hydra.sweeper.direction == direction
+        assert config.callbacks.best.mode == direction[:3]
 
 
 def trials_that_reached(storage, *values):
@@ -74,7 +90,7 @@ def test_a_trial_behind_the_median_ends_early(search, others, epochs):
     assert json.loads((run / "metrics.json").read_text())["epochs"] == epochs
     assert sorted(trial.intermediate_values) == list(range(1, epochs + 1))
     assert trial.user_attrs.get("pruned_after") == (3 if epochs == 3 else None)
-    assert trial.value == trial.intermediate_values[epochs]
+    assert trial.value == max(trial.intermediate_values.values())
 
 
 def test_a_failed_trial_is_recorded_and_the_search_goes_on(search):

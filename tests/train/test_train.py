@@ -1,6 +1,8 @@
 """The train command as a user meets it: every network, every error, everything a run leaves."""
 
+import csv
 import json
+import re
 
 import pytest
 import torch
@@ -67,14 +69,14 @@ def test_a_checkpoint_loads_without_unpickling_code_and_carries_the_configuratio
     assert type(classifier.model).__name__ == "NNStreamLSTM"
 
 
-def test_evaluation_repeats_the_runs_figures(run, tmp_path, tiny_sample):
+def test_evaluation_repeats_the_runs_metrics(run, tmp_path, tiny_sample):
     folder, record = run
     run_command(
         "eval", f"ckpt_path={folder}/checkpoints/last.ckpt", f"hydra.run.dir={tmp_path}", "trainer=cpu"
     )
     again = json.loads((tmp_path / "metrics.json").read_text())
     for name in ("loss", "hit1", "perr", "gap", "map"):
-        assert again[f"val/{name}"] == pytest.approx(record[f"val/{name}"], abs=1e-6)
+        assert again[f"val/{name}"] == pytest.approx(record[f"last/val/{name}"], abs=1e-6)
 
 
 def test_same_seed_same_run_and_another_seed_another(tmp_path, tiny_sample, run):
@@ -84,6 +86,73 @@ def test_same_seed_same_run_and_another_seed_another(tmp_path, tiny_sample, run)
     assert again["val/loss"] == record["val/loss"]
     assert again["train/loss"] == record["train/loss"]
     assert other["train/loss"] != record["train/loss"]
+
+
+def best_and_last(tmp_path, tiny_sample, *overrides):
+    """A run whose second epoch is worse than its first: the learning rate explodes in between."""
+    return train(
+        *(
+            tmp_path,
+            "model=nn",
+            "model.hidden_sizes=[16]",
+            "trainer=cpu",
+            "dataset.num_workers=0",
+            *tiny_sample,
+        ),
+        *("dataset.batch_size=16", "gradient_clip=null", "optimizer=sgd", "optimizer.lr=0.01", *overrides),
+        *(
+            "scheduler=exponential",
+            "scheduler.decay=10000",
+            "scheduler.every_examples=112",
+            "trainer.max_epochs=2",
+        ),
+    )
+
+
+def test_metrics_tell_the_best_checkpoint_from_the_last(tmp_path, tiny_sample, capsys):
+    folder = tmp_path / "run"
+    record = best_and_last(folder, tiny_sample, "optimized_metric=val/loss")
+    header = next(line for line in capsys.readouterr().out.splitlines() if "best" in line)
+    assert re.search(r"validate, best \(epoch 1\) +validate, last \(epoch 2\) +test +train", header)
+    assert (record["best_epoch"], record["epochs"]) == (1, 2)
+    with (folder / "csv" / "version_0" / "metrics.csv").open() as file:
+        first, second = (row for row in csv.DictReader(file) if row["val/gap"])
+    assert float(first["val/loss"]) < float(second["val/loss"]), "this test needs a run that gets worse"
+    for key in ("loss", "hit1", "perr", "gap", "map"):
+        assert record[f"val/{key}"] == pytest.approx(float(first[f"val/{key}"]), rel=1e-6)
+        assert record[f"last/val/{key}"] == pytest.approx(float(second[f"val/{key}"]), rel=1e-6)
+    # best.ckpt is the checkpoint of the lowest loss, and the test scores are those of best.ckpt.
+    for split, ckpt, key in (
+        ("validate", "best", "val/"),
+        ("test", "best", "test/"),
+        ("validate", "last", "last/val/"),
+    ):
+        run_command(
+            *("eval", f"ckpt_path={folder}/checkpoints/{ckpt}.ckpt", f"split={split}", "trainer=cpu"),
+            f"hydra.run.dir={tmp_path / 'eval'}",
+        )
+        again = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+        for name in ("loss", "gap"):
+            expected = record[f"{key}{name}"]
+            assert again[f"{key.removeprefix('last/')}{name}"] == pytest.approx(expected, rel=1e-5), (
+                split,
+                ckpt,
+            )
+    # A finished run that is resumed still knows its best epoch.
+    again = best_and_last(folder, tiny_sample, "optimized_metric=val/loss", "ckpt_path=last")
+    for key in ("best_epoch", "val/loss", "last/val/loss", "test/loss", "train/loss"):
+        assert again[key] == pytest.approx(record[key], rel=1e-6), key
+
+
+def test_a_sweep_gets_the_best_value(tmp_path, tiny_sample, monkeypatch):
+    from yt8m.train import run
+
+    returned = []
+    task = run.train
+    monkeypatch.setattr(run, "train", lambda config: returned.append(task(config)) or returned[-1])
+    record = best_and_last(tmp_path, tiny_sample, "optimized_metric=val/loss", "test=false")
+    assert returned == [record["val/loss"]]
+    assert record["val/loss"] < record["last/val/loss"]
 
 
 def test_epochs_differ_in_order(tmp_path, tiny_sample, monkeypatch):
@@ -103,66 +172,77 @@ def test_epochs_differ_in_order(tmp_path, tiny_sample, monkeypatch):
     assert sorted(seen[0]) == sorted(seen[1])
 
 
-@pytest.mark.parametrize(
-    ("overrides", "says"),
-    [
+def test_mistakes_end_in_one_line_and_the_right_exit_code(tmp_path, tiny_sample, capfd, monkeypatch):
+    wrong_call, failed = 2, 1
+    cases = [
         (
-            ["dataset.root=/nowhere"],
-            r"dataset\.root: expected the dataset's folder, found nothing at /nowhere",
+            ["dataset=yt8m_frame", "dataset.root=/nowhere"],
+            (wrong_call, r"dataset\.root: expected the dataset's folder, found nothing at /nowhere"),
         ),
         (
             ["dataset=yt8m_frame", "dataset.root=."],
-            r"dataset\.train: expected shards at 2/frame/train/\*\.tfrecord",
+            (wrong_call, r"dataset\.train: expected shards at 2/frame/train/\*\.tfrecord"),
         ),
-        (["dataset=yt8m_video", "model=stream_lstm"], r"StreamLSTM needs frames, found video-level records"),
+        (
+            ["dataset=yt8m_video", "model=stream_lstm"],
+            (wrong_call, r"StreamLSTM needs frames, found video-level records"),
+        ),
         (
             ["dataset.features.rgb=1000"],
-            r"tfrecord @ byte 0: expected 1000 bytes per frame of rgb, found 1024",
+            (failed, r"tfrecord @ byte 0: expected 1000 bytes per frame of rgb, found 1024"),
         ),
         (
             ["+dataset.features.flow=64"],
-            r"tfrecord @ byte 0: expected flow .*found keys audio, id, labels, rgb",
+            (failed, r"tfrecord @ byte 0: expected flow .*found keys audio, id, labels, rgb"),
         ),
+        (["dataset.batch_size=0"], (wrong_call, r"dataset\.batch_size: expected a whole number from 1")),
         (
-            ["dataset.batch_size=0"],
-            r"dataset\.batch_size: expected a whole number from 1 to 1,000,000.*, found 0",
+            ["dataset.level=scene"],
+            (wrong_call, r"dataset\.level: expected frame, video or segment.*, found 'scene'"),
         ),
-        (["dataset.level=scene"], r"dataset\.level: expected frame, video or segment.*, found 'scene'"),
-        (["+model.hiden=1"], r"unexpected keyword argument 'hiden'"),
-        (["optimizer.lr=-1"], r"optimizer\.lr: expected a number above 0, found -1"),
+        (["+model.hiden=1"], (wrong_call, r"unexpected keyword argument 'hiden'")),
+        (["optimizer.lr=-1"], (wrong_call, r"optimizer\.lr: expected a number above 0, found -1")),
         (
             ["ckpt_path=last"],
-            r"ckpt_path: expected a checkpoint, found nothing at .*last\.ckpt; set hydra\.run\.dir",
+            (
+                wrong_call,
+                r"ckpt_path: expected a checkpoint, found nothing at .*last\.ckpt; set hydra\.run\.dir",
+            ),
         ),
-        (["normalize=l3"], r"normalize: expected none or l2, found 'l3'"),
-        (["gradient_clip.per=layer"], r"gradient_clip\.per: expected variable or global, found 'layer'"),
+        (["normalize=l3"], (wrong_call, r"normalize: expected none or l2, found 'l3'")),
+        (
+            ["gradient_clip.per=layer"],
+            (wrong_call, r"gradient_clip\.per: expected variable or global, found 'layer'"),
+        ),
         (
             ["trainer=gpu", "+trainer.limit_val_batches=2"],
-            r"No supported gpu backend found",
+            (wrong_call, r"No supported gpu backend found"),
         ),
-        (["seed=null"], r"seed: expected a whole number .*, found nothing"),
-        (["optimized_metric=val/map5"], r"optimized_metric: expected val/gap.*, found 'val/map5'"),
-    ],
-)
-def test_mistakes_are_told_in_one_line(overrides, says, tmp_path, tiny_sample, capfd, monkeypatch):
-    import re
-
+        (["seed=null"], (wrong_call, r"seed: expected a whole number from 0 .*found nothing")),
+        (
+            ["optimized_metric=val/map5"],
+            (wrong_call, r"optimized_metric: expected .*val/gap.*, found 'val/map5'"),
+        ),
+        (
+            ["scheduler=cosine", "trainer.max_epochs=-1"],
+            (wrong_call, r"scheduler: cosine needs the number of steps, .*; set trainer\.max_epochs or"),
+        ),
+    ]
     monkeypatch.chdir(tmp_path)
-    sample = (
-        tiny_sample if "dataset.root" in tiny_sample[0] and not overrides[0].startswith("dataset=") else []
-    )
-    if overrides[0].startswith("dataset.root"):
-        sample = ["dataset.train=x/*.tfrecord", "dataset=yt8m_frame"]
-    model = [] if any("model=" in o for o in overrides) else ["model=nn", "model.hidden_sizes=[8]"]
-    with pytest.raises(SystemExit) as ended:
-        run_command(
-            "train", *model, "trainer=cpu", "trainer.max_epochs=1", "hydra.run.dir=run", *sample, *overrides
-        )
-    assert ended.value.code == (1 if "@ byte" in says else 2)  # the data, or the call
-    out, err = capfd.readouterr()
-    assert "Traceback" not in out + err
-    lines = [line for line in err.splitlines() if re.search(says, line)]
-    assert len(lines) == 1, err
+    for overrides, (code, says) in cases:
+        sample = [] if overrides[0].startswith("dataset=") else tiny_sample
+        model = [] if any("model=" in o for o in overrides) else ["model=nn", "model.hidden_sizes=[8]"]
+        if overrides[0].startswith("trainer="):
+            model += ["logger=none"]
+        with pytest.raises(SystemExit) as ended:
+            run_command(
+                *("train", *model, "trainer=cpu", "trainer.max_epochs=1", "hydra.run.dir=run"),
+                *(*sample, *overrides),
+            )
+        out, err = capfd.readouterr()
+        assert ended.value.code == code, (overrides, err)
+        assert "Traceback" not in out + err, overrides
+        assert len([line for line in err.splitlines() if re.search(says, line)]) == 1, (overrides, err)
 
 
 def test_a_label_outside_the_classes_is_told_before_training(tmp_path, tiny_sample, capfd):

@@ -1,4 +1,4 @@
-"""The progress bar of training."""
+"""Progress bar of training."""
 
 from typing import Any
 
@@ -9,25 +9,38 @@ from yt8m.metric_table import METRICS
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's rich bar with the loss, and a line that stays for each validation."""
+    """Lightning's rich bar with the loss, and a line that stays after each validation."""
+
+    _loss: float | None = None
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        metrics = super().get_metrics(trainer, pl_module)
-        return {"loss": metrics["train/loss_step"]} if "train/loss_step" in metrics else {}
+        # Only at the steps at which the loggers read the loss, too: reading it from a GPU forces a sync.
+        if "train/loss_step" in trainer.callback_metrics and (
+            self._loss is None or trainer.global_step % trainer.log_every_n_steps == 0
+        ):
+            self._loss = float(trainer.callback_metrics["train/loss_step"])
+        return {} if self._loss is None else {"loss": self._loss}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        # Counted from 1, as in the line below.
+        return f"epoch {current_epoch + 1}/{_epochs(self.trainer)}"
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
         if trainer.state.fn != "fit" or self.progress is None:
             return
         values = trainer.callback_metrics
-        figures = "  ".join(
+        metrics = "  ".join(
             f"{metric.title} {float(values[f'val/{key}']):{metric.format}}"
             for key, metric in METRICS.items()
             if f"val/{key}" in values
         )
-        epochs = trainer.max_epochs if (trainer.max_epochs or -1) > 0 else "∞"
         self.progress.console.print(
-            f"epoch {trainer.current_epoch + 1}/{epochs}  step {trainer.global_step}  validate: {figures}",
+            f"epoch {trainer.current_epoch + 1}/{_epochs(trainer)}  step {trainer.global_step}  validate: {metrics}",
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _epochs(trainer: pl.Trainer) -> int | str:
+    return trainer.max_epochs if (trainer.max_epochs or -1) > 0 else "∞"

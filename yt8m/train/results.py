@@ -3,13 +3,14 @@
 import importlib.metadata
 import platform
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from yt8m.metric_table import METRICS, PREFIX
+from yt8m.metric_table import METRICS
 from yt8m.module import VideoClassifier
 
 
@@ -18,38 +19,74 @@ def count_parameters(classifier: VideoClassifier) -> int:
 
 
 def provenance() -> dict[str, Any]:
-    """With what a result was made: versions of the packages, and the source's git commit where there is one."""
+    """What produced a result: versions of the packages, and the git commit if the package runs from its checkout."""
     packages = ("yt8m", "torch", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages}
-    git = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     return {
         "versions": {"python": platform.python_version(), **versions},
-        "git_commit": git.stdout.strip() or None,
+        "git_commit": git_commit(Path(__file__).resolve().parents[2]),
     }
 
 
+def git_commit(checkout: Path) -> str | None:
+    """HEAD of this project's checkout; None for an installed package (even in a foreign repository) and without git."""
+    try:
+        project = tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"]
+        if project != "yt8m" or not (checkout / ".git").exists():
+            return None
+        git = subprocess.run(
+            ["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+    except (OSError, KeyError, ValueError, subprocess.CalledProcessError):
+        return None
+    return git.stdout.strip()
+
+
 def print_results(record: dict[str, Any], folder: Path) -> None:
-    """The run's figures as a table, and where everything lies."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    for partition, prefix in PREFIX.items():
-        for genre, of_genres in (("", ""), ("genre_", " of genres")):
-            for key, metric in METRICS.items():
-                value = record.get(f"{prefix}/{genre}{key}")
-                if value is not None:
-                    table.add_row(f"{partition} {metric.title}{of_genres}", f"{value:{metric.format}}")
-    for key, (title, form) in _FIGURES.items():
+    """Print a run's metrics, a column per checkpoint and partition, then its stats and its folder."""
+    console = make_console()
+    console.print(_metrics_table(record))
+    stats = Table(show_header=False, box=None, pad_edge=False)
+    for key, (title, form) in _STATS.items():
         if record.get(key) is not None:
-            table.add_row(title, form.format(record[key]))
-    table.add_row("output folder", str(folder))
-    Console().print(table)
+            stats.add_row(title, form.format(record[key]))
+    console.print(stats)
+    # Not in a table, which would cut a long path.
+    console.print(f"output folder: {folder}", soft_wrap=True, highlight=False, markup=False)
 
 
-_FIGURES = {
+def make_console() -> Console:
+    """A console for results; it cuts or wraps nothing where the output is piped."""
+    console = Console(emoji=False)
+    return console if console.is_terminal else Console(emoji=False, width=10_000)
+
+
+def _metrics_table(record: dict[str, Any]) -> Table:
+    """Rows are metrics; columns are the best and the last validation, test and training, if the record has them."""
+    best_epoch, epochs = record.get("best_epoch"), record.get("epochs")
+    columns = {
+        "val/": f"validate, best (epoch {best_epoch})" if best_epoch else "validate",
+        "last/val/": f"validate, last (epoch {epochs})",
+        "test/": "test",
+        "train/": "train",
+    }
+    columns = {
+        prefix: title for prefix, title in columns.items() if any(key.startswith(prefix) for key in record)
+    }
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for title in columns.values():
+        table.add_column(title, justify="right")
+    for genre, of_genres in (("", ""), ("genre_", " of genres")):
+        for key, metric in METRICS.items():
+            values = [record.get(f"{prefix}{genre}{key}") for prefix in columns]
+            if any(value is not None for value in values):
+                cells = ("" if value is None else f"{value:{metric.format}}" for value in values)
+                table.add_row(f"{metric.title}{of_genres}", *cells)
+    return table
+
+
+_STATS = {
     "params": ("parameters", "{:,}"),
     "lr": ("learning rate", "{:g}"),
     "epochs": ("epochs", "{}"),

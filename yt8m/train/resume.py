@@ -11,10 +11,31 @@ from torch import distributed
 
 
 class Checkpoint(ModelCheckpoint):
-    """Lightning's, but what is due after an epoch's last batch is saved after its validation.
+    """Lightning's `ModelCheckpoint`, with two changes.
 
-    From a checkpoint that lies between the two, Lightning goes on with the next epoch and without that validation.
+    A checkpoint due after an epoch's last batch is saved after that epoch's validation: from one saved between the
+    two, Lightning would skip the validation and resume with the next epoch. And `best` keeps what the best
+    checkpoint was chosen by: `{"epoch": counted from 1, "metrics": {"val/gap": …}}`; None before the first.
     """
+
+    best: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if self.best_model_score is not None:  # None where the checkpoint is of another folder
+            self.best = state_dict.get("best")
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        if filepath == self.best_model_path:
+            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            self.best = {
+                "epoch": trainer.current_epoch + 1,
+                "metrics": {name: value for name, value in metrics.items() if name.startswith("val/")},
+            }
+        super()._save_checkpoint(trainer, filepath)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any) -> None:
         if not trainer.is_last_batch:

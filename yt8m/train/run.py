@@ -18,7 +18,7 @@ from yt8m.train.checkpoint import find_checkpoint, read_checkpoint
 from yt8m.train.launch import refuse_unusable
 from yt8m.train.loggers import WandbLogger
 from yt8m.train.results import count_parameters, print_results, provenance
-from yt8m.train.resume import RandomState, ResumedEpoch
+from yt8m.train.resume import Checkpoint, RandomState, ResumedEpoch
 from yt8m.train.session import lightning_session, make_trainer
 from yt8m.train.stats import RunStats
 
@@ -63,40 +63,46 @@ def _train(config: dict[str, Any]) -> float:
     ckpt_path = find_checkpoint(config["ckpt_path"], folder) if config["ckpt_path"] else None
     if ckpt_path:
         read_checkpoint(ckpt_path)
-    figures = RunStats()
+    stats = RunStats()
     callbacks = [instantiate(c, _convert_="all") for c in config["callbacks"].values() if c]
     loggers = [instantiate(c, _convert_="all") for c in config["logger"].values() if c]
-    trainer = make_trainer(config, [*callbacks, ResumedEpoch(), RandomState(), figures], loggers)
+    trainer = make_trainer(config, [*callbacks, ResumedEpoch(), RandomState(), stats], loggers)
     _log_setup(loggers, config, classifier)
     log.info("%s: %s parameters", type(classifier.model).__name__, f"{count_parameters(classifier):,}")
 
     trainer.fit(classifier, datamodule, ckpt_path=ckpt_path, weights_only=True)
     earlier: dict[str, Any] = {}
     if config["optimized_metric"] not in trainer.callback_metrics:
-        log.info("nothing was left to train: see trainer.max_epochs")
-        earlier = read_json(folder / "metrics.json")  # what only training tells stays on record
+        log.info("nothing was left to train: raise trainer.max_epochs to train on")
+        earlier = read_json(folder / "metrics.json")  # keeps what only training measures
         trainer.validate(classifier, datamodule, verbose=False)
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     if config["optimized_metric"] not in metrics:
         raise ConfigError(
             f"optimized_metric: expected {config['optimized_metric']}, found no validation; see trainer"
         )
-    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    last = {f"last/{key}": value for key, value in metrics.items() if key.startswith("val/")}
+    best = next((c for c in trainer.checkpoint_callbacks if isinstance(c, Checkpoint) and c.monitor), None)
+    if best and best.best:
+        metrics |= best.best["metrics"]
     if config["test"] and datamodule.globs["test"]:
-        trainer.test(classifier, datamodule, ckpt_path=best or None, weights_only=True, verbose=False)
+        path = best.best_model_path if best else None
+        trainer.test(classifier, datamodule, ckpt_path=path or None, weights_only=True, verbose=False)
         metrics |= {key: float(value) for key, value in trainer.callback_metrics.items()}
 
     skipped = datamodule.skipped()
     if trainer.is_global_zero:
         record = earlier | {
             **{key: metrics[key] for key in sorted(metrics) if key != "train/loss_step"},
+            **{key: last[key] for key in sorted(last)},
+            "best_epoch": best.best["epoch"] if best and best.best else None,
             "model": HydraConfig.get().runtime.choices.get("model"),
             "dataset": HydraConfig.get().runtime.choices.get("dataset"),
             "params": count_parameters(classifier),
             "epochs": trainer.current_epoch,
             "batch_size": config["dataset"]["batch_size"],
             "lr": config["optimizer"]["lr"],
-            **figures.summary(),
+            **stats.summary(),
             "skipped_records": sum(skipped.values()),
             "skipped": skipped,
             **provenance(),

@@ -82,6 +82,7 @@ def _quiet_lightning() -> None:
         ".*your dataloader is not resumable.*",  # the data module is
         ".*Could not log computational graph.*",  # `_log_setup` does
         ".*It is recommended to use `self.log.*sync_dist=True.*",  # the metrics are the same on all ranks
+        ".*compute.* method of metric .* was called before.*",  # a rank whose batches were all empty
         ".*`isinstance.treespec, LeafSpec.` is deprecated.*",
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -1,5 +1,6 @@
-"""What a run cost: time, videos per second, load of the machine."""
+"""What a run costs: time, videos per second, load of the machine."""
 
+import contextlib
 import threading
 import time
 from typing import Any
@@ -11,11 +12,11 @@ from pytorch_lightning.callbacks import Callback
 
 
 class RunStats(Callback):
-    """What the run cost: seconds, videos per second, and the machine's load sampled beside it.
+    """Seconds, videos per second, and the machine's load, sampled in a thread.
 
-    Videos per second counts training steps alone, on all ranks, validation left out. CPU is in percent of
-    the whole machine, memory the resident GiB of this process and its workers, GPU the percent of time in
-    which kernels ran and the GiB in use on the device.
+    Videos per second counts training steps only, on all ranks, without validation. CPU is in percent of the whole
+    machine; memory is the resident GiB of this process and its readers; GPU is the percent of time in which kernels
+    ran, and the GiB in use, on this run's device.
     """
 
     INTERVAL = 1.0  # seconds between two samples
@@ -28,7 +29,7 @@ class RunStats(Callback):
         self._thread: threading.Thread | None = None
 
     def elapsed(self) -> float:
-        """Seconds of training so far, those before a resumed checkpoint included."""
+        """Seconds of training so far, including those before a resume."""
         return self.seconds + (time.perf_counter() - self._began if self._thread else 0.0)
 
     def state_dict(self) -> dict[str, Any]:
@@ -42,16 +43,18 @@ class RunStats(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds, self.train_seconds = state_dict["seconds"], state_dict["train_seconds"]
         self.videos = state_dict["videos"]
-        self._samples = {name: list(figures) for name, figures in state_dict["samples"].items()}
+        self._samples = {name: list(sums) for name, sums in state_dict["samples"].items()}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._began = time.perf_counter()
         self._stop.clear()
-        self._thread = threading.Thread(target=self._sample_forever, name="run-figures", daemon=True)
+        self._thread = threading.Thread(
+            target=self._sample_forever, args=(trainer.strategy.root_device,), name="run-stats", daemon=True
+        )
         self._thread.start()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._mark = time.perf_counter()  # an epoch that is resumed has no start of its own
+        self._mark = time.perf_counter()  # a resumed epoch has no start of its own
 
     on_train_epoch_start = on_train_start
 
@@ -75,7 +78,7 @@ class RunStats(Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        self._end()  # Lightning leaves the teardown out
+        self._end()  # Lightning skips teardown
 
     def _end(self) -> None:
         if self._thread:
@@ -85,32 +88,33 @@ class RunStats(Callback):
             self._thread = None
 
     def summary(self) -> dict[str, float | None]:
-        """The figures under the names of `metrics.json`; None where nothing was measured."""
-        figures: dict[str, float | None] = {
+        """The stats under their names in `metrics.json`; None where nothing was measured."""
+        stats: dict[str, float | None] = {
             "seconds": round(self.seconds, 3),
             "videos_per_second": self.videos / self.train_seconds if self.train_seconds else None,
         }
         for name in ("cpu_percent", "memory_gib", "gpu_percent", "gpu_memory_gib"):
             total, count, peak = self._samples.get(name, (0.0, 0, 0.0))
-            figures[f"{name}_mean"] = total / count if count else None
-            figures[f"{name}_peak"] = peak if count else None
-        return figures
+            stats[f"{name}_mean"] = total / count if count else None
+            stats[f"{name}_peak"] = peak if count else None
+        return stats
 
     def _log_seconds(self) -> None:
-        # Beside the other figures, for curves over time. A tensor of the host, so that no GPU hears of it.
+        # For curves over time. A CPU tensor, to avoid a host-to-device copy.
         self.log("seconds", torch.tensor(self.elapsed()))
 
-    def _sample_forever(self) -> None:
+    def _sample_forever(self, device: torch.device) -> None:
         psutil.cpu_percent()  # The first call only starts the clock.
-        gpu = _gpu_handle()
+        gpu = _gpu_handle(device)
         while not self._stop.wait(self.INTERVAL):
             self._add("cpu_percent", psutil.cpu_percent())
             self._add("memory_gib", _resident_bytes() / 2**30)
             if gpu:
                 import pynvml
 
-                self._add("gpu_percent", pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu)
-                self._add("gpu_memory_gib", pynvml.nvmlDeviceGetMemoryInfo(gpu).used / 2**30)
+                with contextlib.suppress(pynvml.NVMLError):  # a slice of a GPU (MIG) does not report its load
+                    self._add("gpu_memory_gib", pynvml.nvmlDeviceGetMemoryInfo(gpu).used / 2**30)
+                    self._add("gpu_percent", pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu)
 
     def _add(self, name: str, value: float) -> None:
         total, count, peak = self._samples.get(name, (0.0, 0, 0.0))
@@ -129,14 +133,17 @@ def _resident_bytes() -> int:
     return total
 
 
-def _gpu_handle() -> Any:
-    """NVML's handle of the current CUDA device; None without one."""
-    if not torch.cuda.is_available():
+def _gpu_handle(device: torch.device) -> Any:
+    """NVML's handle of a CUDA device; None for other devices.
+
+    The device is an argument because the current CUDA device belongs to a thread: in another one it is GPU 0.
+    """
+    if device.type != "cuda":
         return None
     import pynvml
 
     try:
         pynvml.nvmlInit()
-        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties().uuid}")
+        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
     except pynvml.NVMLError:
         return None
