@@ -47,6 +47,9 @@ def command(
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print in several lines.
             sys.argv[1:] = map(_expand_home, rewrite(sys.argv[1:]) if rewrite else sys.argv[1:])
             _note("began")
+            if {"--help", "-h"} & {*sys.argv[1:]}:
+                print(_help(name))
+                return
             import hydra
 
             from yt8m.config import CONFIG_DIR
@@ -55,11 +58,14 @@ def command(
             sys.stdout.flush()
         except KeyboardInterrupt:
             end(130, "interrupted")
+        except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except SystemExit as stop:
             if stop.code:  # None where Lightning obeyed a SIGTERM, by which a sweep stops a run early
                 raise
         except Exception as error:
-            described = describe(error)
+            described = describe(error, name)
             if described is None:
                 raise
             message, code = described
@@ -69,18 +75,19 @@ def command(
     return main
 
 
-def describe(error: Exception) -> tuple[str, int] | None:
-    """One line about an error and its exit code; None for an error that is a bug, and deserves its traceback."""
+def describe(error: Exception, name: str) -> tuple[str, int] | None:
+    """One line about an error of the command `name`, and its exit code; None for a bug, which deserves a traceback."""
     from hydra.errors import HydraException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+    from yt8m.hydra_errors import explain
 
     if isinstance(error, YT8MError):
         return str(error), error.exit_code
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: expected a value, found none; see --help for an example", 2
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        message, _, _ = str(error).partition("Config search path")
-        return f"{' '.join(message.split())}; see --help", 2
+    if isinstance(error, HydraException | OmegaConfBaseException) or "Config group override" in str(error):
+        return explain(error, name), 2
     if isinstance(error, OSError):
         return (
             f"{error.filename or 'the system'}: {error.strerror or error}; put that right and start again",
@@ -97,6 +104,15 @@ def end(code: int, message: str) -> NoReturn:
     sys.exit(code)
 
 
+def _help(name: str) -> str:
+    """The help text of a command. Hydra's own `--help` would first list all groups, which takes seconds."""
+    from omegaconf import OmegaConf
+
+    from yt8m.config import CONFIG_DIR
+
+    return OmegaConf.load(f"{CONFIG_DIR}/{name}.yaml").hydra.help.template
+
+
 def _run_job(name: str, task: str, config: Any) -> Any:
     """Run one Hydra job. Its errors go to the job's log; a failed job of a multirun does not stop the others."""
     from omegaconf import OmegaConf
@@ -110,7 +126,7 @@ def _run_job(name: str, task: str, config: Any) -> Any:
         module, _, function = task.partition(":")
         result = getattr(importlib.import_module(module), function)(settings)
     except Exception as error:
-        failure = describe(error)
+        failure = describe(error, name)
         if failure is None:
             log.exception("The job failed")
             failure = f"{type(error).__name__}: {error}", 1

@@ -32,5 +32,19 @@ def mode_of(metric: str) -> str:
         return "max"  # no metric of ours: `yt8m.schema` says so before it is used
 
 
+def options(group: str) -> str:
+    """The options of a config group for a help text: a line each, with the first comment of its file."""
+    files = sorted(Path(CONFIG_DIR, group).glob("*.yaml"))
+    width = max(len(path.stem) for path in files)
+    return "\n".join(f"  {path.stem:<{width}}  {_purpose(path)}" for path in files)
+
+
+def _purpose(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comments = (line.removeprefix("# ") for line in lines if line.startswith("# "))
+    return next((text for text in comments if not text.startswith("@package")), "")
+
+
+OmegaConf.register_new_resolver("options", options, replace=True)
 OmegaConf.register_new_resolver("as_folder", as_folder, replace=True)
 OmegaConf.register_new_resolver("mode_of", mode_of, replace=True)

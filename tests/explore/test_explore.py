@@ -203,7 +203,7 @@ def test_nothing_is_overwritten_unasked(root: Path, tmp_path: Path, capsys: pyte
         ("output=[a]", "output: expected a folder, found ['a']"),
         ("dataset.train=none/*", "dataset.train: expected shards at"),
         ("dataset.root=/nowhere", "dataset.root: expected the dataset's folder, found nothing at /nowhere"),
-        ("nothing=1", "Could not override 'nothing'"),
+        ("nothing=1", "nothing: no such setting"),
     ],
 )
 def test_bad_arguments_are_told_in_one_line(

@@ -252,24 +252,6 @@ def test_a_label_outside_the_classes_is_told_before_training(tmp_path, tiny_samp
     assert "expected labels in 0..19, found" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("override", "says"),
-    [
-        ("modle=nn", "Could not override 'modle'"),
-        ("optimizer.lrr=1", "Could not override 'optimizer.lrr'"),
-        ("model=nope", "Could not find 'model/nope' Available options in 'model': bi_lstm"),
-        ("optimizer.lr=[1", "no viable alternative"),
-    ],
-)
-def test_unknown_keys_and_options_are_told_in_one_line(override, says, capfd):
-    with pytest.raises(SystemExit) as ended:
-        run_command("train", override)
-    assert ended.value.code == (1 if "@ byte" in says else 2)  # the data, or the call
-    out, err = capfd.readouterr()
-    assert says in err
-    assert len((out + err).strip().splitlines()) == 1
-
-
 def test_real_video_level_shards(tmp_path, shared_data):
     record = train(
         tmp_path,

@@ -276,8 +276,8 @@ def test_real_shards_of_2017(shared_data: Path, tmp_path: Path):
         ("dataset.root=/nowhere", "dataset.root: expected the dataset's folder, found nothing at /nowhere"),
         ("dataset.train=none/*", "dataset.train: expected shards at"),
         ("dataset.features.rgb=0", "dataset.features: expected names and sizes of features"),
-        ("dataset=nothing", "In 'verify': Could not find 'dataset/nothing'"),
-        ("partitoin=train", "Could not override 'partitoin'"),
+        ("dataset=nothing", "dataset=nothing: expected one of audioset"),
+        ("partitoin=train", "partitoin: no such setting; did you mean partition?"),
     ],
 )
 def test_bad_arguments_are_told_in_one_line(
