@@ -45,13 +45,13 @@ def test_a_model_is_one_file_one_config_one_class(model):
     module, _, name = target.rpartition(".")
     assert module == f"yt8m.models.{model}"
     assert name.lower() == model.replace("_", "")
-    assert locate(target, "model", "yt8m.models").__name__ == name
+    assert locate(target, "model").__name__ == name
 
 
 @pytest.mark.parametrize("dataset", options("dataset"))
 def test_datasets_build(dataset):
     config = OmegaConf.to_container(composed(f"dataset={dataset}").dataset, resolve=True)
-    datamodule = build(config, "dataset", "yt8m.datamodules", seed=0)
+    datamodule = build(config, "dataset", seed=0)
     assert datamodule.num_classes == config["num_classes"]
     scripts_rely_on = {
         "root",
@@ -74,7 +74,7 @@ def test_the_error_about_frames_names_every_dataset_that_has_them():
 
 @pytest.mark.parametrize("loss", options("loss"))
 def test_losses_build(loss):
-    assert callable(build(dict(composed(f"loss={loss}").loss), "loss", "yt8m.losses"))
+    assert callable(build(dict(composed(f"loss={loss}").loss), "loss"))
 
 
 @pytest.mark.parametrize("optimizer", options("optimizer"))
@@ -82,7 +82,7 @@ def test_optimizers_build(optimizer):
     import torch
 
     config = dict(composed(f"optimizer={optimizer}").optimizer)
-    built = build(config, "optimizer", "torch.optim", params=[torch.nn.Parameter(torch.zeros(1))])
+    built = build(config, "optimizer", params=[torch.nn.Parameter(torch.zeros(1))])
     assert built.param_groups[0]["lr"] == config["lr"]
 
 
@@ -119,18 +119,18 @@ def test_the_trainer_takes_every_key_of_its_configs():
     ],
 )
 def test_a_config_cannot_name_foreign_code(target):
-    with pytest.raises(ConfigError, match=r"model\._target_: expected a class or function of yt8m\.models"):
-        build({"_target_": target}, "model", "yt8m.models")
+    with pytest.raises(ConfigError, match=r"model\._target_: expected a class derived from torch"):
+        build({"_target_": target}, "model")
 
 
 def test_an_unknown_argument_is_told_with_those_there_are():
     with pytest.raises(ConfigError, match=r"NN takes .*hidden_sizes.*unexpected keyword argument 'hiden'"):
-        build({"_target_": "yt8m.models.nn.NN", "hiden": 1}, "model", "yt8m.models")
+        build({"_target_": "yt8m.models.nn.NN", "hiden": 1}, "model")
 
 
 def test_an_argument_of_a_wrong_value_is_told():
     with pytest.raises(ConfigError, match=r"optimizer: torch\.optim\.Adam.*Invalid learning rate"):
-        build({"_target_": "torch.optim.Adam", "lr": -1.0}, "optimizer", "torch.optim", params=[])
+        build({"_target_": "torch.optim.Adam", "lr": -1.0}, "optimizer", params=[])
 
 
 def test_overrides_become_a_folder_name():

@@ -112,9 +112,7 @@ def test_commands_compose(command):
         if command.name == "train":
             network = OmegaConf.to_container(config.model)
             with torch.device("meta"):
-                build(
-                    network, "model", "yt8m.models", feature_sizes={"rgb": 1024, "audio": 128}, num_classes=9
-                )
+                build(network, "model", feature_sizes={"rgb": 1024, "audio": 128}, num_classes=9)
 
 
 def test_every_page_has_commands_to_check():

@@ -1,6 +1,9 @@
 """Training, evaluation and inference of a network on batches of videos: dequantise → model → loss, metrics."""
 
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
 
 import pytorch_lightning as pl
 import torch
@@ -9,11 +12,13 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn import functional as F
 
 from yt8m.build import build
+from yt8m.checkpoint import INSTANCE, check_weights, read_checkpoint
 from yt8m.datamodules.dataset import Batch
 from yt8m.errors import ConfigError
 from yt8m.labels import ClassInfo, Genres
 from yt8m.metric_table import PREFIX
 from yt8m.metrics import MeanLoss, make_metrics
+from yt8m.schema import Classifier, check
 
 EVALUATED = (PREFIX["validate"], PREFIX["test"])
 FRAME_DATASETS = ("sample", "yt8m_frame", "yt8m_segment", "audioset")
@@ -22,16 +27,23 @@ FRAME_DATASETS = ("sample", "yt8m_frame", "yt8m_segment", "audioset")
 class VideoClassifier(pl.LightningModule):
     """A multi-label classifier of videos.
 
-    Every argument is a plain container, so checkpoints hold nothing but tensors and plain values, and
-    `VideoClassifier.load_from_checkpoint(path)` works with `weights_only=True`.
+    Arguments from a configuration are plain containers, so checkpoints hold nothing but tensors and plain values, and
+    `VideoClassifier.load_from_checkpoint(path)` reads them with `weights_only=True`. In Python, `model`, `loss`,
+    `optimizer` and `scheduler` may be objects instead. A checkpoint then keeps the names of their classes only, and
+    `load_from_checkpoint` needs the same objects again.
 
     Args:
-        model: `_target_` of `yt8m.models` and the network's keyword arguments.
+        model: `_target_` of `yt8m.models` and the network's keyword arguments; or a Module with
+            `forward(video [B, D], frames [B, T, D], num_frames [B]) -> logits [B, C]`, which gets both inputs unless
+            its attributes `needs_video` and `needs_frames` say otherwise.
         feature_sizes: features side by side in a batch, in order, and their sizes.
         num_classes: C, the classes of the target.
-        loss: `_target_` of `yt8m.losses` and its arguments.
-        optimizer: `_target_` of `torch.optim` and its arguments.
-        scheduler: `_target_` of `yt8m.schedulers` and its arguments; None keeps the rate constant.
+        loss: `_target_` of `yt8m.losses` and its arguments; or a function
+            `(logits [B, C], labels [B, C], mask [B, C] or None) -> scalar`.
+        optimizer: `_target_` of `torch.optim` and its arguments; or a function from the parameters to an optimizer,
+            such as `functools.partial(torch.optim.Adam, lr=1e-3)`.
+        scheduler: `_target_` of `yt8m.schedulers` and its arguments; or a function with the keywords `optimizer`,
+            `examples_per_step` and `total_steps`; None keeps the learning rate constant.
         gradient_clip: `{"norm": float, "per": "variable" | "global"}`, the largest L2 norm of each
             variable's gradient (as in the reference trainer) or of all together; None clips nothing.
         normalize: `l2` scales each frame's (at video level each video's) vector to length 1, as the
@@ -41,20 +53,21 @@ class VideoClassifier(pl.LightningModule):
         target: what the outputs are, `label` or `vertical` (genres, see `yt8m.genres`).
         vocabulary: name and verticals of every label of the data, where they are known.
         config: the run's whole resolved configuration, carried for eval and predict.
+        trusted_packages: packages outside of this project that may define what a `_target_` names. Never saved.
 
     Raises:
-        ConfigError: the configuration does not fit the network.
+        ConfigError: an argument has the wrong type or range, or the network does not fit the data.
     """
 
     def __init__(
         self,
         *,
-        model: dict[str, Any],
+        model: dict[str, Any] | torch.nn.Module,
         feature_sizes: dict[str, int],
         num_classes: int,
-        loss: dict[str, Any],
-        optimizer: dict[str, Any],
-        scheduler: dict[str, Any] | None = None,
+        loss: dict[str, Any] | Callable[..., Tensor],
+        optimizer: dict[str, Any] | Callable[..., torch.optim.Optimizer],
+        scheduler: dict[str, Any] | Callable[..., Any] | None = None,
         gradient_clip: dict[str, Any] | None = None,
         normalize: str = "none",
         level: str = "frame",
@@ -63,29 +76,108 @@ class VideoClassifier(pl.LightningModule):
         target: str = "label",
         vocabulary: list[list[str]] | None = None,
         config: dict[str, Any] | None = None,
+        trusted_packages: Sequence[str] = (),
     ):
         super().__init__()
-        self.save_hyperparameters(logger=False)
-        if normalize not in ("none", "l2"):
-            raise ConfigError(f"normalize: expected none or l2, found {normalize!r}")
-        if gradient_clip and gradient_clip["per"] not in ("variable", "global"):
+        values = locals()
+        check(Classifier, {name: values[name] for name in Classifier.model_fields})
+        if target == "label" and vocabulary is not None and len(vocabulary) != num_classes:
             raise ConfigError(
-                f"gradient_clip.per: expected variable or global, found {gradient_clip['per']!r}"
+                f"vocabulary: expected {num_classes} rows, one per class, found {len(vocabulary)}"
             )
-        self.model = build(
-            model, "model", "yt8m.models", feature_sizes=dict(feature_sizes), num_classes=num_classes
-        )
-        if self.model.needs_frames and level == "video":
+        parts = {"model": model, "loss": loss, "optimizer": optimizer, "scheduler": scheduler}
+        objects = {name: part for name, part in parts.items() if not isinstance(part, Mapping | None)}
+        self.save_hyperparameters(logger=False, ignore=[*objects, "trusted_packages"])
+        self.hparams.update({name: {INSTANCE: _class_name(part)} for name, part in objects.items()})
+        self._optimizer, self._scheduler, self._trusted = optimizer, scheduler, tuple(trusted_packages)
+        sizes = {"feature_sizes": dict(feature_sizes), "num_classes": num_classes}
+        self.model = model if "model" in objects else self._build("model", model, **sizes)
+        if not isinstance(self.model, torch.nn.Module):
+            raise ConfigError(f"model: expected a section or a torch.nn.Module, found {model!r}")
+        if self.needs_frames and level == "video":
             raise ConfigError(
                 f"dataset: {type(self.model).__name__} needs frames, found video-level records; "
                 f"set dataset to one of {', '.join(FRAME_DATASETS)}, or model to one of video vectors"
             )
         self.genres = Genres([verticals for _, *verticals in vocabulary or ()])
-        self.loss = build(loss, "loss", "yt8m.losses")
+        self.loss = loss if "loss" in objects else self._build("loss", loss)
+        if not callable(self.loss):
+            raise ConfigError(f"loss: expected a section or a function, found {loss!r}")
         self.metrics = torch.nn.ModuleDict({prefix: make_metrics(f"{prefix}/") for prefix in EVALUATED})
         self.mean_loss = torch.nn.ModuleDict({prefix: MeanLoss() for prefix in EVALUATED})
         self.train_loss = MeanLoss()
         self._saved_train_loss: dict[str, Any] | None = None
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | Path,
+        map_location: torch.device | str | None = None,
+        *,
+        strict: bool = True,
+        weights_only: bool = True,
+        trusted_packages: Sequence[str] = (),
+        **overrides: Any,
+    ) -> Self:
+        """The classifier in a checkpoint. Nothing in the file is executed.
+
+        Args:
+            checkpoint_path: a file that training wrote.
+            map_location: device to move the classifier to; None leaves it on the CPU.
+            strict: whether the file must hold the tensors of the network exactly.
+            weights_only: always true; the argument is there because Lightning has it.
+            trusted_packages: packages outside of this project that may define what the checkpoint names.
+            overrides: constructor arguments that replace the checkpoint's, such as `model` for one that was saved with
+                an object.
+
+        Raises:
+            ConfigError: the file is no such checkpoint, is damaged, or needs an object or a package's code.
+        """
+        path = Path(checkpoint_path)
+        if not weights_only:
+            raise ConfigError(
+                "weights_only: expected true, found false; checkpoints are read without running code"
+            )
+        content = read_checkpoint(path)
+        arguments = content["hyper_parameters"] | overrides | {"trusted_packages": trusted_packages}
+        if unknown := arguments.keys() - inspect.signature(cls).parameters.keys():
+            raise ConfigError(f"ckpt_path: {path} has an unknown argument {min(unknown, key=str)!r}")
+        model = arguments["model"]
+        if isinstance(model, Mapping) and str(model.get("_target_")).startswith("yt8m."):
+            # Before anything is allocated: sizes that the file does not hold must not use up the memory.
+            with torch.device("meta"):
+                sizes = {name: arguments.get(name) for name in ("feature_sizes", "num_classes")}
+                network = build(model, "model", **sizes)
+            check_weights(path, content["state_dict"], network, "the network that it describes")
+        classifier = cls(**arguments)
+        try:
+            classifier.load_state_dict(content["state_dict"], strict=strict)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(
+                f"ckpt_path: expected the weights of this network in {path}; {reason}"
+            ) from error
+        classifier.on_load_checkpoint(content)
+        return classifier if map_location is None else classifier.to(map_location)
+
+    @property
+    def needs_video(self) -> bool:
+        """Whether the network reads the video vector."""
+        return getattr(self.model, "needs_video", True)
+
+    @property
+    def needs_frames(self) -> bool:
+        """Whether the network reads frames."""
+        return getattr(self.model, "needs_frames", True)
+
+    def _build(self, key: str, config: Mapping[str, Any], **given: Any) -> Any:
+        """Build a part from its section of the configuration."""
+        if INSTANCE in config:
+            raise ConfigError(
+                f"{key}: the checkpoint was saved with an object of {config[INSTANCE]}, which it does not contain; "
+                f"pass it in Python: VideoClassifier.load_from_checkpoint(path, {key}=…)"
+            )
+        return build(config, key, trusted=self._trusted, **given)
 
     def classes(self) -> list[ClassInfo]:
         """Names and verticals of the C outputs."""
@@ -129,7 +221,7 @@ class VideoClassifier(pl.LightningModule):
         starts = num_frames.cumsum(0) - num_frames
         columns = torch.arange(total, device=rows.device) - starts[rows]
         dequantised = batch.features.float() * (4 / 255) + (4 / 512 - 2)  # [N, D]
-        if self.model.needs_frames:
+        if self.needs_frames:
             frames = dequantised.new_zeros(len(batch), longest, dequantised.shape[1])  # [B, T, D]
             frames[rows, columns] = dequantised
             sums = frames.sum(dim=1)
@@ -142,7 +234,7 @@ class VideoClassifier(pl.LightningModule):
     def example(self) -> tuple[Tensor, ...]:
         """Inputs of the smallest batch, to trace the network with."""
         video = torch.zeros(1, sum(self.hparams.feature_sizes.values()), device=self.device)
-        if not self.model.needs_frames:
+        if not self.needs_frames:
             return (video,)
         return video, video[:, None].expand(-1, 2, -1), torch.full((1,), 2, device=self.device)
 
@@ -195,19 +287,28 @@ class VideoClassifier(pl.LightningModule):
         fully_shard(self.model, mesh=mesh)
 
     def configure_optimizers(self) -> Any:
-        optimizer = build(self.hparams.optimizer, "optimizer", "torch.optim", params=self.parameters())
-        if not self.hparams.scheduler:
+        if isinstance(self._optimizer, Mapping):
+            optimizer = self._build("optimizer", self._optimizer, params=self.parameters())
+        else:
+            optimizer = self._optimizer(self.parameters()) if callable(self._optimizer) else self._optimizer
+            if not isinstance(optimizer, torch.optim.Optimizer) or not callable(self._optimizer):
+                raise ConfigError(
+                    "optimizer: expected a section, or a function from the parameters to a torch.optim.Optimizer, "
+                    f"found {self._optimizer!r}"
+                )
+        if not self._scheduler:
             return optimizer
         trainer = self.trainer
         total_steps = trainer.estimated_stepping_batches  # makes the loaders, too
-        scheduler = build(
-            self.hparams.scheduler,
-            "scheduler",
-            "yt8m.schedulers",
-            optimizer=optimizer,
-            examples_per_step=self._batch_size() * trainer.world_size * trainer.accumulate_grad_batches,
-            total_steps=total_steps,
-        )
+        given = {
+            "optimizer": optimizer,
+            "examples_per_step": self._batch_size() * trainer.world_size * trainer.accumulate_grad_batches,
+            "total_steps": total_steps,
+        }
+        if isinstance(self._scheduler, Mapping):
+            scheduler = self._build("scheduler", self._scheduler, **given)
+        else:
+            scheduler = self._scheduler(**given)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -314,3 +415,9 @@ def clip_each_(parameters: Any, norm: float) -> None:
     if gradients:
         norms = torch._foreach_norm(gradients)
         torch._foreach_mul_(gradients, [(norm / (n + 1e-12)).clamp(max=1.0) for n in norms])
+
+
+def _class_name(part: Any) -> str:
+    """The dotted name of an object's class, or of a function itself."""
+    named = part if hasattr(part, "__qualname__") else type(part)
+    return f"{named.__module__}.{named.__qualname__}"

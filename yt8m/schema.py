@@ -38,6 +38,10 @@ Positive = Annotated[float, Field(gt=0, description="a number above 0")]
 Count = _whole(1)
 Seed = _whole(0, 2**32 - 1)
 Partition = _choice("train", "validate", "test")
+Packages = Annotated[
+    list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]],
+    Field(description="names of Python packages, such as [mynet]"),
+]
 Metric = _choice(*(f"val/{key}" for key in METRICS))
 
 
@@ -92,7 +96,25 @@ class Trainer(_Section):
     accumulate_grad_batches: Count = 1
 
 
+class Classifier(_Section):
+    """Arguments of `yt8m.module.VideoClassifier`, which may come from a checkpoint."""
+
+    feature_sizes: Annotated[dict[str, Count], Field(min_length=1, description="names and sizes of features")]
+    num_classes: _whole(1, 10_000_000)
+    gradient_clip: GradientClip | None
+    normalize: _choice("none", "l2")
+    level: _choice("frame", "video", "segment")
+    max_frames: _whole(1, 1_000_000)
+    pad_to: _choice("longest", "max")
+    target: _choice("label", "vertical")
+    vocabulary: (
+        Annotated[list[Annotated[list[str], Field(min_length=1)]], Field(description="rows of texts")] | None
+    )
+    config: Annotated[dict[str, Any], Field(description="the run's configuration")] | None
+
+
 class Train(_Section):
+    trusted_packages: Packages = []
     seed: Seed
     normalize: _choice("none", "l2")
     gradient_clip: GradientClip | None
@@ -106,6 +128,7 @@ class Train(_Section):
 
 
 class Eval(_Section):
+    trusted_packages: Packages = []
     ckpt_path: Checkpoint
     split: _choice("validate", "test")
     dataset: Dataset
@@ -113,6 +136,7 @@ class Eval(_Section):
 
 
 class Predict(_Section):
+    trusted_packages: Packages = []
     ckpt_path: Checkpoint | Annotated[list[Checkpoint], Field(min_length=1)]
     weights: Annotated[list[Positive], Field(description="positive numbers, one per checkpoint")] | None
     split: Partition
@@ -126,6 +150,7 @@ class Predict(_Section):
 
 
 class Verify(_Section):
+    trusted_packages: Packages = []
     partition: _choice("train", "validate", "test", "all")
     jobs: _whole(1, 256) | None
     json_: Text | None = Field(alias="json")
@@ -135,6 +160,7 @@ class Verify(_Section):
 
 
 class Explore(_Section):
+    trusted_packages: Packages = []
     partition: Partition
     output: Folder
     video: Annotated[str | int, Field(description="a video's id")] | None
@@ -146,6 +172,7 @@ class Explore(_Section):
 
 
 class Report(_Section):
+    trusted_packages: Packages = []
     runs: Annotated[list[str | int | float], Field(min_length=1, description="folders of runs")]
     output: Folder
     metric: Text
@@ -189,13 +216,18 @@ COMMANDS: dict[str, type[_Section]] = {
 
 def validate(command: str, config: dict[str, Any]) -> None:
     """Raise ConfigError for the first setting of `command` whose type or range is wrong."""
+    check(COMMANDS[command], config, "; see --help")
+
+
+def check(section: type[_Section], config: dict[str, Any], hint: str = "") -> None:
+    """Raise ConfigError for the first value of `section` whose type or range is wrong; `hint` ends the message."""
     try:
-        COMMANDS[command].model_validate(config)
+        section.model_validate(config)
     except ValidationError as errors:
         first = errors.errors(include_url=False)[0]
-        key, expected = _explain(COMMANDS[command], first["loc"])
+        key, expected = _explain(section, first["loc"])
         found = "nothing" if first["type"] == "missing" or first["input"] is None else repr(first["input"])
-        raise ConfigError(f"{key}: expected {expected or first['msg']}, found {found}; see --help") from None
+        raise ConfigError(f"{key}: expected {expected or first['msg']}, found {found}{hint}") from None
 
 
 def _explain(section: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, str | None]:

@@ -107,6 +107,7 @@ class YT8MDataModule(pl.LightningDataModule):
         self.limit_shards, self.limit_videos = limit_shards, limit_videos
         self.bucket_by_length = bucket_by_length
         self.vocabulary, self.target = self.root / vocabulary if vocabulary else None, target
+        self.read_only = False  # `prepare_data` writes nothing: for a root that only a checkpoint names
         self.predicted = "test"  # the partition that `trainer.predict` reads
         self.datasets: dict[str, ShardDataset] = {}
         self._faults: set[str] = set()  # places of the records that were skipped, as errors name them

@@ -19,4 +19,5 @@ class SampleDataModule(YT8MDataModule):
         self.sample = sample
 
     def prepare_data(self) -> None:
-        write_sample(self.root, num_classes=self.num_classes, **self.sample)
+        if not self.read_only:
+            write_sample(self.root, num_classes=self.num_classes, **self.sample)

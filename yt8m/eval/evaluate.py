@@ -29,7 +29,9 @@ def evaluate(config: dict[str, Any]) -> float:
     known, `genres.csv` in the output folder. Returns GAP.
     """
     folder = Path(config["output_dir"])
-    path, classifier, datamodule = restore(config["ckpt_path"], folder, config["dataset"])
+    path, classifier, datamodule = restore(
+        config["ckpt_path"], folder, config["dataset"], config["trusted_packages"]
+    )
     prefix = PREFIX[config["split"]]
     per_class = PairsOfAllRanks(prefix)
     genres = GenreMetrics(prefix) if len(classifier.genres) else None

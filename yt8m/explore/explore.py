@@ -42,7 +42,7 @@ def explore(config: dict[str, Any]) -> Path:
         )
 
     torch.set_num_threads(1)  # the readers have the other processors
-    datamodule = build(config["dataset"], "dataset", "yt8m.datamodules", seed=config["seed"])
+    datamodule = build(config["dataset"], "dataset", trusted=config["trusted_packages"], seed=config["seed"])
     names = datamodule.classes()  # the embedded sample is written on first use
     classes = names or [ClassInfo.unnamed(number) for number in range(datamodule.num_classes)]
     video = None if config["video"] is None else str(config["video"])  # an id may look like a number

@@ -43,7 +43,8 @@ def predict(config: dict[str, Any]) -> None:
         raise ConfigError(f"output: expected a new file, found one at {output}; set output or overwrite=true")
     if not output.parent.is_dir():
         raise ConfigError(f"output: expected a folder at {output.parent}, found none; make it, or set output")
-    restored = [restore(path, Path(config["output_dir"]), config["dataset"]) for path in paths]
+    folder, trusted = Path(config["output_dir"]), config["trusted_packages"]
+    restored = [restore(path, folder, config["dataset"], trusted) for path in paths]
     _, first, datamodule = restored[0]
     for path, classifier, _ in restored[1:]:
         _compare(classifier, first, path, paths[0])

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from yt8m.build import build
+from yt8m.checkpoint import read_checkpoint, run_config
 from yt8m.errors import ConfigError
 from yt8m.eval.per_class import GenreResult, TopKPredictions, genre_results
 from yt8m.labels import ClassInfo
 from yt8m.metrics import MAP, average_precision, gap
 from yt8m.module import VideoClassifier
-from yt8m.train.checkpoint import read_checkpoint
 
 BINS = 10  # of the calibration curve, equally wide
 LISTED = 20  # classes in each of the lists
@@ -163,12 +163,15 @@ class ClassCounts:
         counts.index_add_(0, places, torch.ones_like(places, dtype=counts.dtype))
 
 
-def class_figures(checkpoint: Path, dataset: dict[str, Any]) -> ClassFigures:
+def class_figures(
+    checkpoint: Path, dataset: dict[str, Any], trusted_packages: Sequence[str] = ()
+) -> ClassFigures:
     """Score the validation partition with a checkpoint.
 
     Args:
         checkpoint: of yt8m.train; nothing in it is executed.
         dataset: what is not None replaces the checkpoint's own configuration of the dataset.
+        trusted_packages: packages outside of this project that may define what the checkpoint names.
 
     Raises:
         ConfigError: the checkpoint or the data cannot be used.
@@ -176,12 +179,12 @@ def class_figures(checkpoint: Path, dataset: dict[str, Any]) -> ClassFigures:
     """
     if not checkpoint.is_file():
         raise ConfigError(f"expected the best checkpoint, found nothing at {checkpoint}")
-    config = read_checkpoint(checkpoint)["hyper_parameters"]["config"]
+    config = run_config(read_checkpoint(checkpoint), checkpoint)
     dataset = config["dataset"] | {key: value for key, value in dataset.items() if value is not None}
-    datamodule = build(dataset, "dataset", "yt8m.datamodules", seed=config["seed"])
+    datamodule = build(dataset, "dataset", trusted=trusted_packages, seed=config["seed"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     classifier = VideoClassifier.load_from_checkpoint(
-        checkpoint, map_location=device, weights_only=True
+        checkpoint, map_location=device, trusted_packages=trusted_packages
     ).eval()
     counts = ClassCounts(classifier.hparams.num_classes, device)
     of_genres = MAP().to(device) if len(classifier.genres) else None

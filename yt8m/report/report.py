@@ -55,7 +55,7 @@ def _class_figures(board: Leaderboard, config: dict[str, Any]) -> "ClassFigures 
     from yt8m.report.per_class import class_figures  # imports torch
 
     try:
-        return class_figures(board.ranked[0].checkpoint, config["dataset"])
+        return class_figures(board.ranked[0].checkpoint, config["dataset"], config["trusted_packages"])
     except (
         Exception
     ) as error:  # whatever is wrong with a checkpoint or its data, the rest of the report stands

@@ -11,10 +11,10 @@ from hydra.utils import instantiate
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from yt8m.build import build
+from yt8m.checkpoint import check_position, check_resumable, find_checkpoint, read_checkpoint
 from yt8m.errors import ConfigError
 from yt8m.files import read_json, write_json
 from yt8m.module import VideoClassifier
-from yt8m.train.checkpoint import find_checkpoint, read_checkpoint
 from yt8m.train.launch import refuse_unusable
 from yt8m.train.loggers import WandbLogger
 from yt8m.train.results import count_parameters, print_results, provenance
@@ -41,9 +41,10 @@ def _train(config: dict[str, Any]) -> float:
     """Fit, test where there is a test partition, leave `metrics.json`; the value of `optimized_metric`."""
     folder = Path(config["output_dir"])
     refuse_unusable(config["trainer"])
+    config = {**config, "model": _without_defaults_of_another(config["model"])}
     pl.seed_everything(config["seed"], verbose=False)
 
-    datamodule = build(config["dataset"], "dataset", "yt8m.datamodules", seed=config["seed"])
+    datamodule = build(config["dataset"], "dataset", trusted=config["trusted_packages"], seed=config["seed"])
     classifier = VideoClassifier(
         model=config["model"],
         feature_sizes=datamodule.features,
@@ -59,14 +60,17 @@ def _train(config: dict[str, Any]) -> float:
         target=datamodule.target,
         vocabulary=[[info.name, *info.verticals] for info in datamodule.classes() or ()] or None,
         config=config,
+        trusted_packages=config["trusted_packages"],
     )
     ckpt_path = find_checkpoint(config["ckpt_path"], folder) if config["ckpt_path"] else None
-    if ckpt_path:
-        read_checkpoint(ckpt_path)
     stats = RunStats()
     callbacks = [instantiate(c, _convert_="all") for c in config["callbacks"].values() if c]
     loggers = [instantiate(c, _convert_="all") for c in config["logger"].values() if c]
     trainer = make_trainer(config, [*callbacks, ResumedEpoch(), RandomState(), stats], loggers)
+    if ckpt_path:
+        content = read_checkpoint(ckpt_path)
+        check_resumable(content, ckpt_path, classifier, trainer)
+        check_position(content, ckpt_path, datamodule)
     _log_setup(loggers, config, classifier)
     log.info("%s: %s parameters", type(classifier.model).__name__, f"{count_parameters(classifier):,}")
 
@@ -110,6 +114,18 @@ def _train(config: dict[str, Any]) -> float:
         write_json(folder / "metrics.json", record)
         print_results(record, folder)
     return metrics[config["optimized_metric"]]
+
+
+def _without_defaults_of_another(model: dict[str, Any]) -> dict[str, Any]:
+    """The section `model`; of a command line with `model._target_=mynet.MyNet`, only the keys that this line sets.
+
+    The other keys are defaults of the network that the group chose, which has other arguments.
+    """
+    keys = [override.lstrip("+").partition("=")[0] for override in HydraConfig.get().overrides.task]
+    if "model._target_" not in keys:
+        return model
+    own = {key.split(".")[1] for key in keys if key.startswith("model.")}
+    return {key: value for key, value in model.items() if key in own}
 
 
 def _log_setup(loggers: list[Any], config: dict[str, Any], classifier: VideoClassifier) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from hydra.utils import instantiate
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from yt8m.build import build
+from yt8m.checkpoint import find_checkpoint, read_checkpoint, run_config
 from yt8m.datamodules.datamodule import YT8MDataModule
 from yt8m.errors import ConfigError
 from yt8m.module import VideoClassifier
-from yt8m.train.checkpoint import AtomicCheckpointIO, find_checkpoint, read_checkpoint
+from yt8m.train.checkpoint import AtomicCheckpointIO
 
 
 @contextlib.contextmanager
@@ -38,19 +39,21 @@ def lightning_session() -> Iterator[None]:
 
 
 def restore(
-    ckpt_path: str, folder: Path, dataset: dict[str, Any]
+    ckpt_path: str, folder: Path, dataset: dict[str, Any], trusted_packages: Sequence[str] = ()
 ) -> tuple[Path, VideoClassifier, YT8MDataModule]:
-    """A checkpoint's path, its classifier, and its data module with what `dataset` does not leave None.
+    """A checkpoint's path, its classifier, and its data module with the values of `dataset` that are not None.
 
-    Nothing else is needed: the checkpoint carries the run's configuration. Only its limits are not taken over:
-    they shortened the training, and here they would leave out videos silently.
+    The checkpoint carries the rest of the run's configuration, except for its limits: they shortened the training, and
+    here they would silently leave out videos. Which packages are trusted is up to this run alone. Where the data are is
+    the checkpoint's word unless `dataset` says so, and then nothing is written there.
     """
     path = find_checkpoint(ckpt_path, folder)
-    config = read_checkpoint(path)["hyper_parameters"]["config"]
+    config = run_config(read_checkpoint(path), path)
     arguments = config["dataset"] | {"limit_shards": None, "limit_videos": None}
     arguments |= {key: value for key, value in dataset.items() if value is not None}
-    datamodule = build(arguments, "dataset", "yt8m.datamodules", seed=config["seed"])
-    classifier = VideoClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    datamodule = build(arguments, "dataset", trusted=trusted_packages, seed=config["seed"])
+    datamodule.read_only = dataset.get("root") is None
+    classifier = VideoClassifier.load_from_checkpoint(path, trusted_packages=trusted_packages)
     return path, classifier, datamodule
 
 

@@ -39,7 +39,7 @@ def verify(config: dict[str, Any]) -> None:
     """
     jobs, json_file, repair = check(config)
 
-    datamodule = build(config["dataset"], "dataset", "yt8m.datamodules", seed=0)
+    datamodule = build(config["dataset"], "dataset", trusted=config["trusted_packages"], seed=0)
     if not datamodule.root.exists():
         datamodule.prepare_data()  # the embedded sample is written on first use; what is there stays as it is
     names = PARTITIONS if config["partition"] == "all" else (config["partition"],)

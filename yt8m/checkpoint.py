@@ -1,0 +1,228 @@
+"""Reading checkpoints: without unpickling code, and with one line about what is wrong with one.
+
+Nothing that a checkpoint says is trusted: what it carries must have the expected types, its tensors must have the
+shapes of the network that it describes before that network is allocated, and what it names is built by `yt8m.build`.
+"""
+
+import copy
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from yt8m.errors import ConfigError
+
+INSTANCE = "_instance_"  # in place of `_target_`: the object was passed in Python, this is its class's name
+WEIGHTS = "model."  # prefix of the network's tensors in the state dict
+
+
+def find_checkpoint(ckpt_path: str, folder: Path) -> Path:
+    """The checkpoint that `ckpt_path` means: a path, or `last` for that of the run in `folder`."""
+    path = folder / "checkpoints" / "last.ckpt" if ckpt_path == "last" else Path(ckpt_path).expanduser()
+    if not path.is_file():
+        hint = "; set hydra.run.dir to the folder of the run to resume" if ckpt_path == "last" else ""
+        raise ConfigError(f"ckpt_path: expected a checkpoint, found nothing at {path}{hint}")
+    return path
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's content on the CPU: `state_dict`, `hyper_parameters` and what Lightning adds.
+
+    Tensors and plain containers only: nothing in it is executed.
+
+    Raises:
+        ConfigError: it is no checkpoint of `VideoClassifier`, or damaged.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch reports a foreign or truncated file by many types
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"ckpt_path: expected a checkpoint of yt8m.train at {path}; {reason}") from None
+    _expect(path, content, "a checkpoint", dict)
+    for key in ("state_dict", "hyper_parameters"):
+        _expect(path, content.get(key), key, dict)
+    _check_tensors(path, content["state_dict"])
+    for key in ("model", "feature_sizes", "loss", "optimizer"):
+        _expect(path, content["hyper_parameters"].get(key), f"hyper_parameters.{key}", dict)
+    return content
+
+
+def run_config(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The configuration of the run that wrote a checkpoint.
+
+    Raises:
+        ConfigError: the checkpoint carries none, as when it was saved without `yt8m.train`.
+    """
+    config = content["hyper_parameters"].get("config")
+    _expect(path, config, "the run's configuration (hyper_parameters.config)", dict)
+    _expect(path, config.get("dataset"), "hyper_parameters.config.dataset", dict)
+    _expect(path, config.get("seed"), "hyper_parameters.config.seed", int)
+    return config
+
+
+def check_weights(path: Path, state_dict: Mapping[str, Tensor], network: nn.Module, what: str) -> None:
+    """Check that the weights in a checkpoint are those of `network`, which may be on the meta device.
+
+    Args:
+        path: the checkpoint, for error messages.
+        state_dict: the checkpoint's.
+        network: the network that they are for.
+        what: whose network it is, for error messages.
+
+    Raises:
+        ConfigError: a tensor is missing, has another shape, or belongs to no layer.
+    """
+    expected = {WEIGHTS + name: list(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: list(tensor.shape) for name, tensor in state_dict.items() if name.startswith(WEIGHTS)}
+    for name in (*expected, *found):
+        if expected.get(name) != found.get(name):
+            shapes = (expected.get(name, "no such tensor"), found.get(name, "none"))
+            raise ConfigError(
+                f"ckpt_path: expected the weights of {what} in {path}, where {name} is {shapes[0]}, "
+                f"found {shapes[1]}"
+            )
+
+
+def check_resumable(
+    content: Mapping[str, Any], path: Path, classifier: pl.LightningModule, trainer: pl.Trainer
+) -> None:
+    """Check that training can resume from a checkpoint with this run's network, optimizer and trainer.
+
+    Raises:
+        ConfigError: the checkpoint is of another network, class count, dataset or optimizer, or damaged.
+    """
+    hparams = content["hyper_parameters"]
+    theirs, ours = describe_network(hparams), describe_network(classifier.hparams)
+    try:
+        check_weights(path, content["state_dict"], classifier.model, "this run's network")
+    except ConfigError as error:
+        if theirs == ours:
+            raise
+        differing = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
+        raise ConfigError(
+            f"ckpt_path: the checkpoint at {path} is of {_phrase(theirs, differing)}; this run has "
+            f"{_phrase(ours, differing)}; set the same model and dataset, or leave out ckpt_path"
+        ) from error
+    optimizers = [one["optimizer"].get("_target_") for one in (hparams, classifier.hparams)]
+    if optimizers[0] != optimizers[1]:
+        raise ConfigError(
+            f"ckpt_path: the checkpoint at {path} was trained with {optimizers[0]}; this run has {optimizers[1]}; "
+            "set the same optimizer, or leave out ckpt_path"
+        )
+    for key, kind in (("epoch", int), ("global_step", int), ("callbacks", dict), ("lr_schedulers", list)):
+        _expect(path, content.get(key), key, kind)
+    _check_optimizer(path, content.get("optimizer_states"), classifier)
+    _check_structure(path, content.get("loops"), {"fit_loop": trainer.fit_loop.state_dict()}, "loops")
+    _expect(path, content.get("train_loss", {}), "train_loss", dict)
+    for callback in trainer.callbacks:
+        state = content["callbacks"].get(callback.state_key)
+        if state is not None:
+            _try_state(path, callback, state)
+
+
+def check_position(content: Mapping[str, Any], path: Path, datamodule: pl.LightningDataModule) -> None:
+    """Check that a checkpoint holds the position of training in a dataset of this kind.
+
+    Raises:
+        ConfigError: it holds that of another kind of dataset, or none.
+    """
+    name = type(datamodule).__qualname__
+    position = content.get(name)
+    kinds = {"epoch": int, "batch": int, "order": dict}
+    if not isinstance(position, dict):
+        config = content["hyper_parameters"].get("config")
+        dataset = config.get("dataset") if isinstance(config, dict) else None
+        target = dataset.get("_target_") if isinstance(dataset, dict) else None
+        raise ConfigError(
+            f"ckpt_path: expected the position in a dataset of {name} in {path}, found none; the checkpoint's "
+            f"dataset is of {target or 'an unknown class'}; set the same dataset, or leave out ckpt_path"
+        )
+    for key, kind in kinds.items():
+        _expect(path, position.get(key), f"{name}.{key}", kind)
+
+
+def describe_network(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """What a network's weights depend on, from the arguments of a `VideoClassifier`."""
+    model = dict(hparams["model"])
+    target = str(model.pop("_target_", model.pop(INSTANCE, "an unknown network")))
+    return {
+        "": target.rpartition(".")[2],
+        **model,
+        "features": dict(hparams["feature_sizes"]),
+        "classes": hparams.get("num_classes"),
+    }
+
+
+def _phrase(network: Mapping[str, Any], keys: Iterable[str]) -> str:
+    """`NN with hidden_sizes [64] and 3,862 classes`, with the arguments in `keys`."""
+    shown = [f"{key} {network[key]}" for key in keys if key in network and key not in ("", "classes")]
+    if "classes" in keys and isinstance(network["classes"], int):
+        shown.append(f"{network['classes']:,} classes")
+    return f"{network['']} with {' and '.join(shown)}" if shown else network[""]
+
+
+def _expect(path: Path, value: Any, what: str, kind: type) -> None:
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        names = {dict: "a dictionary", list: "a list", int: "a whole number"}
+        found = "nothing" if value is None else f"a {type(value).__name__}"
+        raise ConfigError(
+            f"ckpt_path: expected a checkpoint of yt8m.train at {path}; {what} should be {names[kind]}, found {found}"
+        )
+
+
+def _check_tensors(path: Path, state_dict: Mapping[Any, Any]) -> None:
+    for name, tensor in state_dict.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise ConfigError(
+                f"ckpt_path: expected a checkpoint of yt8m.train at {path}; {name!r} in its state_dict is no tensor"
+            )
+        # A view can claim any size without the bytes: a copy would allocate them.
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ConfigError(
+                f"ckpt_path: expected a checkpoint of yt8m.train at {path}; {name} claims {list(tensor.shape)} "
+                "numbers, more than the file holds"
+            )
+
+
+def _check_optimizer(path: Path, states: Any, classifier: nn.Module) -> None:
+    _expect(path, states, "optimizer_states", list)
+    parameters = [list(parameter.shape) for parameter in classifier.parameters()]
+    if len(states) != 1 or not isinstance(states[0], dict):
+        raise ConfigError(
+            f"ckpt_path: expected the state of one optimizer in {path}, found {len(states)}; resume from last.ckpt or "
+            "best.ckpt of a run"
+        )
+    _expect(path, states[0].get("state"), "optimizer_states.state", dict)
+    groups = states[0].get("param_groups")
+    _expect(path, groups, "optimizer_states.param_groups", list)
+    sizes = [len(group["params"]) if isinstance(group, dict) and "params" in group else 0 for group in groups]
+    if sum(sizes) != len(parameters):
+        raise ConfigError(
+            f"ckpt_path: expected the state of an optimizer of {len(parameters)} tensors in {path}, found {sum(sizes)}"
+        )
+
+
+def _check_structure(path: Path, found: Any, expected: Any, what: str) -> None:
+    """Check that `found` has the keys of `expected`, at every level; other keys may be there, too."""
+    if isinstance(expected, Mapping):
+        _expect(path, found, what, dict)
+        for key, part in expected.items():
+            _check_structure(path, found.get(key), part, f"{what}.{key}")
+    elif isinstance(expected, int) and not isinstance(expected, bool):
+        _expect(path, found, what, int)
+
+
+def _try_state(path: Path, callback: pl.Callback, state: Any) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Lightning repeats them when it loads the state
+            callback.load_state_dict(copy.deepcopy(state))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"ckpt_path: expected the state of {type(callback).__name__} in {path}, found something else "
+            f"({type(error).__name__}: {error}); resume from another checkpoint"
+        ) from error
