@@ -5,8 +5,9 @@ shapes of the network that it describes before that network is allocated, and wh
 """
 
 import copy
+import inspect
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from yt8m.build import build
 from yt8m.errors import ConfigError
 
 INSTANCE = "_instance_"  # in place of `_target_`: the object was passed in Python, this is its class's name
@@ -62,6 +64,35 @@ def run_config(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     _expect(path, config.get("dataset"), "hyper_parameters.config.dataset", dict)
     _expect(path, config.get("seed"), "hyper_parameters.config.seed", int)
     return config
+
+
+def load(
+    cls: type[pl.LightningModule],
+    path: Path,
+    overrides: Mapping[str, Any],
+    strict: bool,
+    trusted_packages: Sequence[str],
+) -> Any:
+    """A `VideoClassifier` (`cls`) with the arguments and weights in a checkpoint; see its `load_from_checkpoint`."""
+    content = read_checkpoint(path)
+    arguments = content["hyper_parameters"] | dict(overrides) | {"trusted_packages": trusted_packages}
+    if unknown := arguments.keys() - inspect.signature(cls).parameters.keys():
+        raise ConfigError(f"ckpt_path: {path} has an unknown argument {min(unknown, key=str)!r}")
+    model = arguments["model"]
+    if isinstance(model, Mapping) and str(model.get("_target_")).startswith("yt8m."):
+        # Before anything is allocated: sizes that the file does not hold must not use up the memory.
+        sizes = {name: arguments.get(name) for name in ("feature_sizes", "num_classes")}
+        with torch.device("meta"):
+            network = build(model, "model", **sizes)
+        check_weights(path, content["state_dict"], network, "the network that it describes")
+    classifier = cls(**arguments)
+    try:
+        classifier.load_state_dict(content["state_dict"], strict=strict)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"ckpt_path: expected the weights of this network in {path}; {reason}") from error
+    classifier.on_load_checkpoint(content)
+    return classifier
 
 
 def check_weights(path: Path, state_dict: Mapping[str, Tensor], network: nn.Module, what: str) -> None:

@@ -1,6 +1,5 @@
 """Training, evaluation and inference of a network on batches of videos: dequantise → model → loss, metrics."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn import functional as F
 
 from yt8m.build import build
-from yt8m.checkpoint import INSTANCE, check_weights, read_checkpoint
+from yt8m.checkpoint import INSTANCE, load
 from yt8m.datamodules.dataset import Batch
 from yt8m.errors import ConfigError
 from yt8m.labels import ClassInfo, Genres
@@ -133,31 +132,11 @@ class VideoClassifier(pl.LightningModule):
         Raises:
             ConfigError: the file is no such checkpoint, is damaged, or needs an object or a package's code.
         """
-        path = Path(checkpoint_path)
         if not weights_only:
             raise ConfigError(
                 "weights_only: expected true, found false; checkpoints are read without running code"
             )
-        content = read_checkpoint(path)
-        arguments = content["hyper_parameters"] | overrides | {"trusted_packages": trusted_packages}
-        if unknown := arguments.keys() - inspect.signature(cls).parameters.keys():
-            raise ConfigError(f"ckpt_path: {path} has an unknown argument {min(unknown, key=str)!r}")
-        model = arguments["model"]
-        if isinstance(model, Mapping) and str(model.get("_target_")).startswith("yt8m."):
-            # Before anything is allocated: sizes that the file does not hold must not use up the memory.
-            with torch.device("meta"):
-                sizes = {name: arguments.get(name) for name in ("feature_sizes", "num_classes")}
-                network = build(model, "model", **sizes)
-            check_weights(path, content["state_dict"], network, "the network that it describes")
-        classifier = cls(**arguments)
-        try:
-            classifier.load_state_dict(content["state_dict"], strict=strict)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(
-                f"ckpt_path: expected the weights of this network in {path}; {reason}"
-            ) from error
-        classifier.on_load_checkpoint(content)
+        classifier = load(cls, Path(checkpoint_path), overrides, strict, trusted_packages)
         return classifier if map_location is None else classifier.to(map_location)
 
     @property
