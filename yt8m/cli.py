@@ -56,8 +56,8 @@ def command(
 
             hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name=name)(job)()
             sys.stdout.flush()
-        except KeyboardInterrupt:
-            end(130, "interrupted")
+        except KeyboardInterrupt as stop:
+            end(130, str(stop) or "interrupted")
         except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)

@@ -29,6 +29,14 @@ class ReaderError(YT8MError, RuntimeError):
     """A reader process died, or failed for a reason other than the data."""
 
 
+class DivergedError(YT8MError, RuntimeError):
+    """The loss became NaN or infinite."""
+
+
+class RankError(YT8MError, RuntimeError):
+    """Another process of a run on several devices died."""
+
+
 class FetchError(YT8MError, RuntimeError):
     """A file could not be downloaded."""
 

@@ -233,8 +233,9 @@ _LIST_STATES = {
 class MeanLoss(Metric):
     """Mean over videos of a loss that each batch gives as its own mean.
 
-    `update(loss, videos)` never waits for the GPU; `compute()` is a float32 scalar over all ranks' videos, NaN before
-    any video. A mean of the batches' (or the ranks') means would weigh the videos of a small batch more.
+    `update(loss, videos)` never waits for the GPU; `compute()` is a float32 scalar over all ranks' videos: NaN before
+    any video, else infinite if a loss was NaN or infinite. A mean of the batches' (or the ranks') means would weigh
+    the videos of a small batch more.
     """
 
     full_state_update = False
@@ -250,7 +251,8 @@ class MeanLoss(Metric):
         self.videos = self.videos + videos
 
     def compute(self) -> Tensor:
-        return (self.total / self.videos).float()
+        mean = (self.total / self.videos).float()
+        return torch.where(mean.isfinite() | (self.videos == 0), mean, torch.inf)
 
 
 class _TopPairs(Metric):

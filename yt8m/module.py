@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from yt8m.build import build
 from yt8m.checkpoint import INSTANCE, load
 from yt8m.datamodules.dataset import Batch
-from yt8m.errors import ConfigError
+from yt8m.errors import ConfigError, DivergedError
 from yt8m.labels import ClassInfo, Genres
 from yt8m.metric_table import PREFIX
 from yt8m.metrics import MeanLoss, make_metrics
@@ -368,7 +368,13 @@ class VideoClassifier(pl.LightningModule):
     def _log_metrics(self, prefix: str) -> None:
         # Computed here, not by passing the objects to `log_dict`, which would copy a collection's states each step.
         loss, metrics = self.mean_loss[prefix], self.metrics[prefix]
-        self.log_dict({f"{prefix}/loss": loss.compute(), **metrics.compute()})
+        mean_loss = loss.compute()
+        if mean_loss.isinf():  # on all ranks
+            raise DivergedError(
+                f"{prefix}/loss is NaN or infinite, so the weights have diverged; use an earlier checkpoint, and lower "
+                "optimizer.lr"
+            )
+        self.log_dict({f"{prefix}/loss": mean_loss, **metrics.compute()})
         loss.reset()
         metrics.reset()
 

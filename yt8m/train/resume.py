@@ -1,12 +1,10 @@
 """Checkpoints that a run can be resumed from exactly, at any batch."""
 
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import distributed
 
 
@@ -47,10 +45,10 @@ class Checkpoint(ModelCheckpoint):
 
 
 class ResumedEpoch(Callback):
-    """Counts an epoch that begins with a resumed checkpoint, where that was saved after the last batch of another.
+    """Makes a run resumed from a checkpoint of an epoch's last batch start a new epoch.
 
-    Lightning takes such an epoch for the rest of the one before: it leaves out its start, and from then on counts one
-    epoch less, so that a checkpoint of this run would enter the wrong epoch's order.
+    Lightning takes the new epoch for the rest of the old one: it skips the start of the epoch and then counts one
+    epoch less, so a later checkpoint would resume in the wrong epoch's order.
     """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -61,7 +59,7 @@ class ResumedEpoch(Callback):
 
 
 class RandomState(Callback):
-    """Keeps every rank's random state in the checkpoint, so that dropout goes on exactly."""
+    """Keeps every rank's random state in the checkpoint, so that dropout resumes exactly."""
 
     def __init__(self) -> None:
         self._restored: dict[str, Any] | None = None
@@ -80,7 +78,7 @@ class RandomState(Callback):
         self._restored = state_dict
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # As late as can be: building loaders and loggers may draw random numbers.
+        # As late as possible: building loaders and loggers may draw random numbers.
         states = self._restored["ranks"] if self._restored else []
         self._restored = None
         if len(states) == trainer.world_size:
@@ -88,19 +86,3 @@ class RandomState(Callback):
             torch.set_rng_state(mine["cpu"])
             if mine["cuda"] is not None and torch.cuda.is_available():
                 torch.cuda.set_rng_state(mine["cuda"])
-
-
-class SaveOnTermination(Callback):
-    """Writes `last.ckpt` when the process is told to end (SIGTERM, as clusters send it before they take a node).
-
-    Lightning obeys between two batches, so the checkpoint is as exact as any other.
-    """
-
-    def __init__(self, dirpath: str):
-        self.path = Path(dirpath, "last.ckpt")
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        if isinstance(exception, SIGTERMException) and trainer.state.fn == "fit":
-            trainer.save_checkpoint(self.path)

@@ -1,6 +1,7 @@
 """A training run: from a configuration to checkpoints and `metrics.json`."""
 
 import logging
+import signal
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from yt8m.build import build
 from yt8m.checkpoint import check_position, check_resumable, find_checkpoint, read_checkpoint
@@ -21,19 +24,30 @@ from yt8m.train.results import count_parameters, print_results, provenance
 from yt8m.train.resume import Checkpoint, RandomState, ResumedEpoch
 from yt8m.train.session import lightning_session, make_trainer
 from yt8m.train.stats import RunStats
+from yt8m.train.stop import StopOnDivergence, resume_command
 
 log = logging.getLogger(__name__)
 
 
 def train(config: dict[str, Any]) -> float:
-    """Train as `conf/train.yaml` says; the value of `optimized_metric`."""
+    """Train as `conf/train.yaml` says; the best value of `optimized_metric`.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C; its message says how to resume.
+        SystemExit: after SIGTERM, with code None, because stopping a run is how clusters and sweeps use it.
+    """
     try:
         return _train(config)
-    except (KeyboardInterrupt, SystemExit):
-        last = Path(config["output_dir"], "checkpoints", "last.ckpt")
-        resume = f"resume with hydra.run.dir={config['output_dir']} ckpt_path=last"
-        log.error("interrupted: %s", resume if last.is_file() else "no checkpoint yet")
-        raise
+    except (KeyboardInterrupt, SIGTERMException) as stop:
+        folder = Path(config["output_dir"])
+        saved = (folder / "checkpoints" / "last.ckpt").is_file()
+        message = f"resume with: {resume_command(folder)}" if saved else "no checkpoint was written yet"
+        if isinstance(stop, SIGTERMException) and stop.args != (signal.SIGINT,):
+            log.error("stopped by SIGTERM; %s", message)
+            raise
+        if rank_zero_only.rank:
+            raise SIGTERMException from None  # the first rank reports it
+        raise KeyboardInterrupt(f"interrupted; {message}") from None
 
 
 @lightning_session()
@@ -66,7 +80,9 @@ def _train(config: dict[str, Any]) -> float:
     stats = RunStats()
     callbacks = [instantiate(c, _convert_="all") for c in config["callbacks"].values() if c]
     loggers = [instantiate(c, _convert_="all") for c in config["logger"].values() if c]
-    trainer = make_trainer(config, [*callbacks, ResumedEpoch(), RandomState(), stats], loggers)
+    trainer = make_trainer(
+        config, [*callbacks, ResumedEpoch(), RandomState(), StopOnDivergence(), stats], loggers
+    )
     if ckpt_path:
         content = read_checkpoint(ckpt_path)
         check_resumable(content, ckpt_path, classifier, trainer)

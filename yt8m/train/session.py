@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,14 +18,15 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from yt8m.build import build
 from yt8m.checkpoint import find_checkpoint, read_checkpoint, run_config
 from yt8m.datamodules.datamodule import YT8MDataModule
-from yt8m.errors import ConfigError
+from yt8m.errors import ConfigError, RankError
 from yt8m.module import VideoClassifier
 from yt8m.train.checkpoint import AtomicCheckpointIO
+from yt8m.train.ranks import WatchRanks, is_lost_connection
 
 
 @contextlib.contextmanager
 def lightning_session() -> Iterator[None]:
-    """Around a job that uses Lightning: its usage errors become ConfigError, and W&B's run ends with the job."""
+    """Run a job that uses Lightning: map its errors and its Ctrl-C to ours, and end the W&B run with the job."""
     _quiet_lightning()
     failed = True
     try:
@@ -32,6 +34,18 @@ def lightning_session() -> Iterator[None]:
         failed = False
     except (InstantiationException, MisconfigurationException) as error:
         raise ConfigError(" ".join(str(error).split())) from error
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        # Lightning turned Ctrl-C into exit code 1, and ignores SIGINT from there on.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from None
+    except RuntimeError as error:
+        if not is_lost_connection(error):
+            raise
+        raise RankError(
+            "trainer.devices: another process of this run died, so this one ends; resume with ckpt_path=last"
+        ) from None
     finally:
         # Otherwise the next job of a sweep would continue this job's W&B run.
         if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
@@ -63,7 +77,11 @@ def make_trainer(config: dict[str, Any], callbacks: list[Any], loggers: list[Any
     if arguments.get("precision") is None:
         arguments["precision"] = _precision(arguments.get("accelerator", "auto"))
     return instantiate(
-        arguments, callbacks=callbacks, logger=loggers, plugins=[AtomicCheckpointIO()], _convert_="all"
+        arguments,
+        callbacks=[*callbacks, WatchRanks()],
+        logger=loggers,
+        plugins=[AtomicCheckpointIO()],
+        _convert_="all",
     )
 
 

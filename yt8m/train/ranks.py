@@ -1,0 +1,124 @@
+"""Several training processes (ranks) of one run: decisions that they share, and the death of one of them."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any, NoReturn
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import distributed
+
+
+class Vote:
+    """A number that all ranks agree on. Make it on all ranks at once.
+
+    Goes over the CPU (gloo), also in a run on GPUs, so that it does not wait for their work.
+    """
+
+    def __init__(self) -> None:
+        self._several = distributed.is_available() and distributed.is_initialized()
+        self._several = self._several and distributed.get_world_size() > 1
+        gloo = self._several and distributed.get_backend() == "gloo"
+        self._group = distributed.new_group(backend="gloo") if self._several and not gloo else None
+
+    def max(self, value: int) -> int:
+        """The largest of the ranks' values; every rank must call it."""
+        if not self._several:
+            return value
+        votes = torch.tensor(value)
+        distributed.all_reduce(votes, distributed.ReduceOp.MAX, group=self._group)
+        return int(votes)
+
+
+class WatchRanks(Callback):
+    """Ends all ranks that Lightning started, and their readers, when one of them dies.
+
+    Without it, the others wait in a collective until a timeout, or end in a traceback of the network library. A thread
+    of the first rank watches the other ranks' processes, a thread of each other rank watches its parent.
+    """
+
+    INTERVAL = 0.5  # seconds
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._processes: list[Any] = []
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        environment = trainer.strategy.cluster_environment if trainer.world_size > 1 else None
+        if self._thread or not isinstance(environment, LightningEnvironment):
+            return  # torchrun and SLURM watch their processes themselves
+        self._processes = getattr(trainer.strategy.launcher, "procs", None) or []
+        self._stop.clear()
+        watch = self._watch_children if self._processes else self._watch_parent
+        self._thread = threading.Thread(target=watch, args=(os.getppid(),), name="watch-ranks", daemon=True)
+        self._thread.start()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._end_watch()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        if self._thread is None:
+            return
+        if isinstance(exception, SIGTERMException | KeyboardInterrupt):
+            self._end_watch()
+        elif is_lost_connection(exception):
+            self._thread.join(5)  # which finds out who died, and ends this process
+        elif self._processes:
+            self._end_watch()
+            for process in self._processes:
+                process.kill()
+        else:
+            time.sleep(1)  # if all ranks fail alike, the first one reports it and ends the others
+
+    def _end_watch(self) -> None:
+        self._stop.set()
+        self._thread = None
+
+    def _watch_children(self, _: int) -> None:
+        while not self._stop.wait(self.INTERVAL):
+            for rank, process in enumerate(self._processes, start=1):
+                code = process.poll()
+                if code and code > 0:
+                    self._stop.wait(2)  # it has printed why; perhaps this rank fails alike
+                if code and not self._stop.is_set():
+                    self._leave(f"rank {rank} {_how(code)}")
+
+    def _watch_parent(self, parent: int) -> None:
+        while not self._stop.wait(self.INTERVAL):
+            if os.getppid() != parent:
+                self._leave("rank 0 was killed")
+
+    def _leave(self, what: str) -> NoReturn:
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+        print(
+            f"error: trainer.devices: {what}, so this run ends; if memory ran out, lower dataset.batch_size; "
+            "resume with ckpt_path=last",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)  # the main thread may hang in a collective
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether a collective failed because another rank is gone."""
+    if isinstance(error, distributed.DistError):
+        return True
+    words = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+def _how(code: int) -> str:
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with exit code {code} (its error is above)"
