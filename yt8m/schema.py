@@ -4,45 +4,45 @@ A key that a model below does not name is left to whatever takes it: the argumen
 and datasets are checked against their signatures by `yt8m.build`, Lightning's by Lightning.
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable
+from itertools import chain
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from yt8m.errors import ConfigError
 from yt8m.metric_table import METRICS
 
-
-def _whole(low: int, high: int | None = None) -> Any:
-    """A whole number in a range; true and false are none."""
-    text = f"a whole number from {low:,} to {high:,}" if high else f"a whole number, {low:,} or more"
-    return Annotated[int, Field(ge=low, le=high, description=text)]
-
-
-def _number(low: float, high: float) -> Any:
-    return Annotated[float, Field(ge=low, le=high, description=f"a number from {low:,g} to {high:,g}")]
-
-
-def _choice(*choices: str) -> Any:
-    texts = ", ".join(choices[:-1])
-    return Annotated[Literal[choices], Field(description=f"{texts} or {choices[-1]}")]
-
-
-Text = Annotated[str, Field(min_length=1, description="a non-empty text")]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Count = Annotated[int, Field(ge=1)]
+Limit = Annotated[int, Field(ge=-1, description="a whole number, or -1 for no limit")]
+Positive = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(ge=0, le=3600)]
+Text = Annotated[str, Field(min_length=1)]
 Folder = Annotated[str, Field(min_length=1, description="a folder")]
 Checkpoint = Annotated[
     str, Field(min_length=1, description="a checkpoint, such as RUN/checkpoints/best.ckpt")
 ]
-Glob = Annotated[str, Field(min_length=1, description="a glob of shards, or null")]
-Flag = Annotated[bool, Field(description="true or false")]
-Positive = Annotated[float, Field(gt=0, description="a number above 0")]
-Count = _whole(1)
-Seed = _whole(0, 2**32 - 1)
-Partition = _choice("train", "validate", "test")
+Glob = Annotated[str, Field(min_length=1, description="a glob of shards")]
+Partition = Literal["train", "validate", "test"]
 Packages = Annotated[
     list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]],
     Field(description="names of Python packages, such as [mynet]"),
 ]
-Metric = _choice(*(f"val/{key}" for key in METRICS))
+
+
+def _enumerate(texts: list[str]) -> str:
+    return " or ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
+
+
+_METRICS = _enumerate([f"val/{key}" for key in METRICS])
+
+
+def _is_metric(name: str) -> str:
+    if name not in {f"val/{key}" for key in METRICS}:
+        raise ValueError
+    return name
 
 
 class _Section(BaseModel):
@@ -56,28 +56,28 @@ class Dataset(_Section):
     train: Glob | None = None
     validate_: Glob | None = Field(None, alias="validate")
     test: Glob | None = None
-    level: _choice("frame", "video", "segment") | None = None
+    level: Literal["frame", "video", "segment"] | None = None
     id_key: Text | None = None
     features: (
         Annotated[dict[str, Count], Field(min_length=1, description="names and sizes of features")] | None
     ) = None
-    num_classes: _whole(1, 10_000_000) | None = None
-    max_frames: _whole(1, 1_000_000) | None = None
-    batch_size: _whole(1, 1_000_000) | None = None
-    num_workers: _whole(0, 256) | None = None
-    on_corrupt: _choice("raise", "skip") | None = None
+    num_classes: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    max_frames: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    num_workers: Annotated[int, Field(ge=0, le=256)] | None = None
+    on_corrupt: Literal["raise", "skip"] | None = None
     shuffle_window: Count | None = None
-    pad_to: _choice("longest", "max") | None = None
+    pad_to: Literal["longest", "max"] | None = None
     vocabulary: Text | None = None
-    target: _choice("label", "vertical") | None = None
+    target: Literal["label", "vertical"] | None = None
     limit_shards: Count | None = None
     limit_videos: Count | None = None
-    bucket_by_length: Flag | None = None
+    bucket_by_length: bool | None = None
 
 
 class GradientClip(_Section):
     norm: Positive
-    per: _choice("variable", "global")
+    per: Literal["variable", "global"]
 
 
 class Optimizer(_Section):
@@ -87,12 +87,12 @@ class Optimizer(_Section):
 class Scheduler(_Section):
     decay: Positive = 1.0
     every_examples: Count = 1
-    warmup: _number(0, 1) = 0.0
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class Trainer(_Section):
-    max_epochs: Annotated[int, Field(ge=-1, description="a whole number, or -1 for no limit")] | None = None
-    max_steps: Annotated[int, Field(ge=-1, description="a whole number, or -1 for no limit")] = -1
+    max_epochs: Limit | None = None
+    max_steps: Limit = -1
     accumulate_grad_batches: Count = 1
 
 
@@ -100,13 +100,13 @@ class Classifier(_Section):
     """Arguments of `yt8m.module.VideoClassifier`, which may come from a checkpoint."""
 
     feature_sizes: Annotated[dict[str, Count], Field(min_length=1, description="names and sizes of features")]
-    num_classes: _whole(1, 10_000_000)
+    num_classes: Annotated[int, Field(ge=1, le=10_000_000)]
     gradient_clip: GradientClip | None
-    normalize: _choice("none", "l2")
-    level: _choice("frame", "video", "segment")
-    max_frames: _whole(1, 1_000_000)
-    pad_to: _choice("longest", "max")
-    target: _choice("label", "vertical")
+    normalize: Literal["none", "l2"]
+    level: Literal["frame", "video", "segment"]
+    max_frames: Annotated[int, Field(ge=1, le=1_000_000)]
+    pad_to: Literal["longest", "max"]
+    target: Literal["label", "vertical"]
     vocabulary: (
         Annotated[list[Annotated[list[str], Field(min_length=1)]], Field(description="rows of texts")] | None
     )
@@ -116,11 +116,11 @@ class Classifier(_Section):
 class Train(_Section):
     trusted_packages: Packages = []
     seed: Seed
-    normalize: _choice("none", "l2")
+    normalize: Literal["none", "l2"]
     gradient_clip: GradientClip | None
     ckpt_path: Checkpoint | None
-    optimized_metric: Metric
-    test: Flag
+    optimized_metric: Annotated[str, AfterValidator(_is_metric), Field(description=_METRICS)]
+    test: bool
     dataset: Dataset
     optimizer: Optimizer
     scheduler: Scheduler | None
@@ -130,7 +130,7 @@ class Train(_Section):
 class Eval(_Section):
     trusted_packages: Packages = []
     ckpt_path: Checkpoint
-    split: _choice("validate", "test")
+    split: Literal["validate", "test"]
     dataset: Dataset
     trainer: Trainer
 
@@ -140,9 +140,9 @@ class Predict(_Section):
     ckpt_path: Checkpoint | Annotated[list[Checkpoint], Field(min_length=1)]
     weights: Annotated[list[Positive], Field(description="positive numbers, one per checkpoint")] | None
     split: Partition
-    format: _choice("csv", "names", "jsonl", "parquet")
+    format: Literal["csv", "names", "jsonl", "parquet"]
     output: Text | None
-    overwrite: Flag
+    overwrite: bool
     top_k: Count
     segment_label_ids: Text
     dataset: Dataset
@@ -151,11 +151,11 @@ class Predict(_Section):
 
 class Verify(_Section):
     trusted_packages: Packages = []
-    partition: _choice("train", "validate", "test", "all")
-    jobs: _whole(1, 256) | None
+    partition: Literal["train", "validate", "test", "all"]
+    jobs: Annotated[int, Field(ge=1, le=256)] | None
     json_: Text | None = Field(alias="json")
     repair: Folder | None
-    overwrite: Flag
+    overwrite: bool
     dataset: Dataset
 
 
@@ -164,10 +164,10 @@ class Explore(_Section):
     partition: Partition
     output: Folder
     video: Annotated[str | int, Field(description="a video's id")] | None
-    limit_videos: _whole(1, 10**12) | None
-    top_classes: _whole(2, 40)
+    limit_videos: Annotated[int, Field(ge=1, le=10**12)] | None
+    top_classes: Annotated[int, Field(ge=2, le=40)]
     seed: Seed
-    overwrite: Flag
+    overwrite: bool
     dataset: Dataset
 
 
@@ -176,31 +176,31 @@ class Report(_Section):
     runs: Annotated[list[str | int | float], Field(min_length=1, description="folders of runs")]
     output: Folder
     metric: Text
-    classes: Flag
-    overwrite: Flag
+    classes: bool
+    overwrite: bool
     dataset: Dataset
 
 
 class Download(_Section):
     partition: Text
     root: Folder
-    mirror: _choice("us", "eu", "asia")
+    mirror: Literal["us", "eu", "asia"]
     shard: Annotated[str, Field(description="X,Y, as in shard=1,100")] | None
-    jobs: _whole(1, 64)
-    dry_run: Flag
-    overwrite: Flag
-    verify: Flag
+    jobs: Annotated[int, Field(ge=1, le=64)]
+    dry_run: bool
+    overwrite: bool
+    verify: bool
     plan_base: Text
     file_base: Text
     vocabulary_url: Text | None
     segment_label_ids_url: Text | None
     allowed_redirects: Annotated[list[Text], Field(description="[URL, ...]")]
-    connect_timeout: _number(0.01, 3600)
-    read_timeout: _number(0.01, 3600)
-    retries: _whole(0, 100)
-    backoff: _number(0, 3600)
-    max_backoff: _number(0, 3600)
-    max_file_size: _whole(1, 10**15)
+    connect_timeout: Annotated[float, Field(ge=0.01, le=3600)]
+    read_timeout: Annotated[float, Field(ge=0.01, le=3600)]
+    retries: Annotated[int, Field(ge=0, le=100)]
+    backoff: Seconds
+    max_backoff: Seconds
+    max_file_size: Annotated[int, Field(ge=1, le=10**15)]
 
 
 COMMANDS: dict[str, type[_Section]] = {
@@ -227,29 +227,49 @@ def check(section: type[_Section], config: dict[str, Any], hint: str = "") -> No
         first = errors.errors(include_url=False)[0]
         key, expected = _explain(section, first["loc"])
         found = "nothing" if first["type"] == "missing" or first["input"] is None else repr(first["input"])
-        raise ConfigError(f"{key}: expected {expected or first['msg']}, found {found}{hint}") from None
+        raise ConfigError(f"{key}: expected {expected}, found {found}{hint}") from None
 
 
-def _explain(section: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, str | None]:
-    """The key at a place of `section`, and what it expects."""
-    fields = {field.alias or name: field for name, field in section.model_fields.items()}
+def _explain(section: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, str]:
+    """The key at a place of `section`, dotted, and what it expects."""
     name, rest = str(loc[0]), loc[1:]
-    if name not in fields:
-        return name, None
-    field = fields[name]
-    members = [field.annotation, *getattr(field.annotation, "__args__", ())]
-    inner = next((m for m in members if isinstance(m, type) and issubclass(m, BaseModel)), None)
-    if inner:
-        parts = [part for part in rest if part != inner.__name__]
+    field = next((f for n, f in section.model_fields.items() if (f.alias or n) == name), None)
+    if field is None:
+        return name, "no such setting"
+    kinds = [field.annotation, *get_args(field.annotation)]
+    inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    if inner is not None:
+        parts = tuple(part for part in rest if part != inner.__name__)
         if not parts:
             return name, "a section of settings"
-        key, expected = _explain(inner, tuple(parts))
+        key, expected = _explain(inner, parts)
         return f"{name}.{key}", expected
-    expected = field.description or next(filter(None, map(_description, members)), None)
-    optional = type(None) in members and expected is not None and "null" not in expected
-    return name, f"{expected}, or null" if optional else expected
+    return name, field.description or _expected(field.annotation, field.metadata)
 
 
-def _description(annotation: Any) -> str | None:
-    described = (getattr(one, "description", None) for one in getattr(annotation, "__metadata__", ()))
-    return next(filter(None, described), None)
+def _expected(kind: Any, constraints: Iterable[Any] = ()) -> str:
+    """A type and its constraints in words."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        described = (getattr(one, "description", None) for one in arguments[1:])
+        metadata = (getattr(one, "metadata", [one]) for one in arguments[1:])
+        return next(filter(None, described), None) or _expected(arguments[0], [*chain(*metadata)])
+    if origin in (UnionType, Union):
+        return _enumerate(["null" if one is type(None) else _expected(one) for one in arguments])
+    if origin is Literal:
+        return _enumerate([str(one) for one in arguments])
+    if origin is list:
+        return f"a list, each {_expected(arguments[0])}"
+    if kind is bool:
+        return "true or false"
+    if kind is str:
+        return "a non-empty text"
+    number = {int: "a whole number", float: "a number"}.get(kind, str(kind))
+    bounds = {
+        key: getattr(one, key) for one in constraints for key in ("ge", "gt", "le") if hasattr(one, key)
+    }
+    if "le" in bounds:
+        return f"{number} from {bounds['ge']:,} to {bounds['le']:,}"
+    if "gt" in bounds:
+        return f"{number} above {bounds['gt']:,}"
+    return f"{number}, {bounds['ge']:,} or more" if "ge" in bounds else number
