@@ -255,7 +255,8 @@ def _expected(kind: Any, constraints: Iterable[Any] = ()) -> str:
         metadata = (getattr(one, "metadata", [one]) for one in arguments[1:])
         return next(filter(None, described), None) or _expected(arguments[0], [*chain(*metadata)])
     if origin in (UnionType, Union):
-        return _enumerate(["null" if one is type(None) else _expected(one) for one in arguments])
+        text = _enumerate([_expected(one) for one in arguments if one is not type(None)])
+        return f"{text}, or null" if type(None) in arguments else text
     if origin is Literal:
         return _enumerate([str(one) for one in arguments])
     if origin is list:
