@@ -273,7 +273,7 @@ class VideoClassifier(pl.LightningModule):
             if not isinstance(optimizer, torch.optim.Optimizer) or not callable(self._optimizer):
                 raise ConfigError(
                     "optimizer: expected a section, or a function from the parameters to a torch.optim.Optimizer, "
-                    f"found {self._optimizer!r}"
+                    f"found {' '.join(repr(self._optimizer).split())}"
                 )
         if not self._scheduler:
             return optimizer
