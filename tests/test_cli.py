@@ -1,6 +1,7 @@
 """The entry point of all commands: help, suggestions, exit codes, the console script and its completion."""
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -192,3 +193,36 @@ def test_tab_completion():
         env={**os.environ, "PYTHON": sys.executable},
     )
     assert done.stdout.splitlines() == ["train", "model=keras_nn model=keras_nn_stream_lstm", "mirror="]
+
+
+def test_surroundings_that_fail_end_in_one_line(tmp_path, tiny_sample):
+    """A full disk, a file in the way, too long a path, no file descriptors, no working directory, no such user."""
+    (tmp_path / "file").touch()
+    (tmp_path / "gone").mkdir()
+    verify = f"{sys.executable} -m yt8m.verify dataset=yt8m_video"
+    train = f"{sys.executable} -m yt8m.train model=nn trainer=cpu dataset=yt8m_video dataset.root={tmp_path}"
+    sample = f"{sys.executable} -m yt8m.train model=nn trainer=cpu {' '.join(map(shlex.quote, tiny_sample))}"
+    cases = {
+        f"{train} hydra.run.dir={tmp_path}/file": (1, "File exists"),
+        f"{train} hydra.run.dir={tmp_path}/{'a' * 300}": (1, "File name too long"),
+        f"{verify} --help > /dev/full": (1, "No space left on device; free space on the disk"),
+        f"ulimit -n 12; {sample} hydra.run.dir={tmp_path}/run": (1, "Too many open files; raise the limit"),
+        f"cd gone && rmdir ../gone && {train}": (1, "the working directory may have been deleted"),
+        f"{verify} dataset.root=~nobody-at-all/data": (
+            2,
+            "dataset.root: expected a folder, found ~nobody-at-all/data",
+        ),
+        f"LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 {verify} dataset.root=/nö": (
+            2,
+            "dataset.root: expected",
+        ),
+    }
+    for line, (code, expected) in cases.items():
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=120, errors="replace"
+        )
+        assert done.returncode == code, (line, done.stderr)
+        assert expected in done.stderr, (line, done.stderr)
+        assert "Traceback" not in done.stderr
+        errors = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+        assert len(errors) == 1, (line, done.stderr)

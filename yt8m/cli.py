@@ -6,6 +6,7 @@ Only the standard library is imported here before a command starts, so that `--h
 start-up ends in one line, too.
 """
 
+import errno
 import gc
 import importlib
 import logging
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from yt8m.errors import YT8MError
+from yt8m.errors import ConfigError, YT8MError
 
 # Environment variable: the file in which the runs of a sweep's agent note that they began and that they are done.
 RUNS_RECORD = "YT8M_RUNS_RECORD"
@@ -44,6 +45,7 @@ def command(
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(errors="replace")  # a terminal's encoding may lack a character of a name
         try:
+            logging.raiseExceptions = False  # a log file on a full disk must not hide the error itself
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print in several lines.
             sys.argv[1:] = map(_expand_home, rewrite(sys.argv[1:]) if rewrite else sys.argv[1:])
             _note("began")
@@ -77,25 +79,34 @@ def command(
 
 def describe(error: Exception, name: str) -> tuple[str, int] | None:
     """One line about an error of the command `name`, and its exit code; None for a bug, which deserves a traceback."""
+    if isinstance(error, YT8MError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}; {_remedy(error)}", 1
+    if isinstance(error, MemoryError):
+        return f"out of memory ({error}); lower dataset.batch_size or dataset.num_workers", 1
+    # Imported after the cases above, for which there may be no file descriptor or memory left.
     from hydra.errors import HydraException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     from yt8m.hydra_errors import explain
 
-    if isinstance(error, YT8MError):
-        return str(error), error.exit_code
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: expected a value, found none; see --help for an example", 2
     if isinstance(error, HydraException | OmegaConfBaseException) or "Config group override" in str(error):
         return explain(error, name), 2
-    if isinstance(error, OSError):
-        return (
-            f"{error.filename or 'the system'}: {error.strerror or error}; put that right and start again",
-            1,
-        )
-    if isinstance(error, MemoryError):
-        return f"out of memory ({error}); lower dataset.batch_size or dataset.num_workers", 1
     return None
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return "free space on the disk, or choose another folder"
+    if error.errno == errno.EMFILE:
+        return "raise the limit of open files (ulimit -n)"
+    if error.errno == errno.ENOENT and not error.filename:
+        return "the working directory may have been deleted; start from another one"
+    return "correct that and start again"
 
 
 def end(code: int, message: str) -> NoReturn:
@@ -156,7 +167,12 @@ def _fail(message: str, code: int) -> NoReturn:
 def _expand_home(argument: str) -> str:
     """`dataset.root=~/data` with the home folder in place of `~`, which Hydra takes for the removal of a key."""
     key, equals, value = argument.partition("=")
-    return f"{key}={os.path.expanduser(value)}" if equals and value.startswith("~/") else argument
+    if not equals or not value.startswith("~"):
+        return argument
+    expanded = os.path.expanduser(value)
+    if expanded == value:
+        raise ConfigError(f"{key}: expected a folder, found {value}, the home of no known user")
+    return f"{key}={expanded}"
 
 
 def _note(event: str) -> None:
