@@ -81,7 +81,7 @@ def describe(error: Exception, name: str) -> tuple[str, int] | None:
     """One line about an error of the command `name`, and its exit code; None for a bug, which deserves a traceback."""
     if isinstance(error, YT8MError):
         return str(error), error.exit_code
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno:  # some of Hydra's are OSErrors, too
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}; {_remedy(error)}", 1
     if isinstance(error, MemoryError):
