@@ -212,7 +212,7 @@ def test_surroundings_that_fail_end_in_one_line(tmp_path, tiny_sample):
             2,
             "dataset.root: expected a folder, found ~nobody-at-all/data",
         ),
-        f"LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 {verify} dataset.root=/nö": (
+        f"LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 {verify} dataset.root=/nowhere": (
             2,
             "dataset.root: expected",
         ),
