@@ -65,7 +65,7 @@ def build(config: Any, key: str, *, trusted: Sequence[str] = (), **given: Any) -
     except ConfigError:
         raise
     except (TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
-        if not _is_below(path, KINDS[key].home):
+        if not _is_below(str(path), KINDS[key].home):
             raise  # the user's own code, whose traceback the user needs
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(f"{key}: {path} refuses its arguments: {reason}") from error

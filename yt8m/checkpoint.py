@@ -9,7 +9,7 @@ import inspect
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -17,6 +17,12 @@ from torch import Tensor, nn
 
 from yt8m.build import build
 from yt8m.errors import ConfigError
+
+if TYPE_CHECKING:
+    from yt8m.module import VideoClassifier
+
+T = TypeVar("T")
+C = TypeVar("C", bound="VideoClassifier")
 
 INSTANCE = "_instance_"  # in place of `_target_`: the object was passed in Python, this is its class's name
 WEIGHTS = "model."  # prefix of the network's tensors in the state dict
@@ -44,13 +50,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch reports a foreign or truncated file by many types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(f"ckpt_path: expected a checkpoint of yt8m.train at {path}; {reason}") from None
-    _expect(path, content, "a checkpoint", dict)
+    checkpoint: dict[str, Any] = _expect(path, content, "a checkpoint", dict)
     for key in ("state_dict", "hyper_parameters"):
         _expect(path, content.get(key), key, dict)
     _check_tensors(path, content["state_dict"])
     for key in ("model", "feature_sizes", "loss", "optimizer"):
         _expect(path, content["hyper_parameters"].get(key), f"hyper_parameters.{key}", dict)
-    return content
+    return checkpoint
 
 
 def run_config(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -59,20 +65,20 @@ def run_config(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the checkpoint carries none, as when it was saved without `yt8m.train`.
     """
-    config = content["hyper_parameters"].get("config")
-    _expect(path, config, "the run's configuration (hyper_parameters.config)", dict)
+    found = content["hyper_parameters"].get("config")
+    config: dict[str, Any] = _expect(path, found, "the run's configuration (hyper_parameters.config)", dict)
     _expect(path, config.get("dataset"), "hyper_parameters.config.dataset", dict)
     _expect(path, config.get("seed"), "hyper_parameters.config.seed", int)
     return config
 
 
 def load(
-    cls: type[pl.LightningModule],
+    cls: type[C],
     path: Path,
     overrides: Mapping[str, Any],
     strict: bool,
     trusted_packages: Sequence[str],
-) -> Any:
+) -> C:
     """A `VideoClassifier` (`cls`) with the arguments and weights in a checkpoint; see its `load_from_checkpoint`."""
     content = read_checkpoint(path)
     arguments = content["hyper_parameters"] | dict(overrides) | {"trusted_packages": trusted_packages}
@@ -119,7 +125,7 @@ def check_weights(path: Path, state_dict: Mapping[str, Tensor], network: nn.Modu
 
 
 def check_resumable(
-    content: Mapping[str, Any], path: Path, classifier: pl.LightningModule, trainer: pl.Trainer
+    content: Mapping[str, Any], path: Path, classifier: "VideoClassifier", trainer: pl.Trainer
 ) -> None:
     """Check that training can resume from a checkpoint with this run's network, optimizer and trainer.
 
@@ -149,7 +155,7 @@ def check_resumable(
     _check_optimizer(path, content.get("optimizer_states"), classifier)
     _check_structure(path, content.get("loops"), {"fit_loop": trainer.fit_loop.state_dict()}, "loops")
     _expect(path, content.get("train_loss", {}), "train_loss", dict)
-    for callback in trainer.callbacks:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
         state = content["callbacks"].get(callback.state_key)
         if state is not None:
             _try_state(path, callback, state)
@@ -196,13 +202,14 @@ def _phrase(network: Mapping[str, Any], keys: Iterable[str]) -> str:
     return f"{network['']} with {' and '.join(shown)}" if shown else network[""]
 
 
-def _expect(path: Path, value: Any, what: str, kind: type) -> None:
+def _expect(path: Path, value: Any, what: str, kind: type[T]) -> T:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         names = {dict: "a dictionary", list: "a list", int: "a whole number"}
         found = "nothing" if value is None else f"a {type(value).__name__}"
         raise ConfigError(
             f"ckpt_path: expected a checkpoint of yt8m.train at {path}; {what} should be {names[kind]}, found {found}"
         )
+    return value
 
 
 def _check_tensors(path: Path, state_dict: Mapping[Any, Any]) -> None:
@@ -228,8 +235,7 @@ def _check_optimizer(path: Path, states: Any, classifier: nn.Module) -> None:
             "best.ckpt of a run"
         )
     _expect(path, states[0].get("state"), "optimizer_states.state", dict)
-    groups = states[0].get("param_groups")
-    _expect(path, groups, "optimizer_states.param_groups", list)
+    groups = _expect(path, states[0].get("param_groups"), "optimizer_states.param_groups", list)
     sizes = [len(group["params"]) if isinstance(group, dict) and "params" in group else 0 for group in groups]
     if sum(sizes) != len(parameters):
         raise ConfigError(

@@ -90,25 +90,27 @@ class VideoClassifier(pl.LightningModule):
         self.hparams.update({name: {INSTANCE: _class_name(part)} for name, part in objects.items()})
         self._optimizer, self._scheduler, self._trusted = optimizer, scheduler, tuple(trusted_packages)
         sizes = {"feature_sizes": dict(feature_sizes), "num_classes": num_classes}
-        self.model = model if "model" in objects else self._build("model", model, **sizes)
-        if not isinstance(self.model, torch.nn.Module):
+        network = self._build("model", model, **sizes) if isinstance(model, Mapping) else model
+        if not isinstance(network, torch.nn.Module):
             raise ConfigError(f"model: expected a section or a torch.nn.Module, found {model!r}")
+        self.model: torch.nn.Module = network
         if self.needs_frames and level == "video":
             raise ConfigError(
                 f"dataset: {type(self.model).__name__} needs frames, found video-level records; "
                 f"set dataset to one of {', '.join(FRAME_DATASETS)}, or model to one of video vectors"
             )
         self.genres = Genres([verticals for _, *verticals in vocabulary or ()])
-        self.loss = loss if "loss" in objects else self._build("loss", loss)
-        if not callable(self.loss):
+        function = self._build("loss", loss) if isinstance(loss, Mapping) else loss
+        if not callable(function):
             raise ConfigError(f"loss: expected a section or a function, found {loss!r}")
+        self.loss: Callable[..., Tensor] = function
         self.metrics = torch.nn.ModuleDict({prefix: make_metrics(f"{prefix}/") for prefix in EVALUATED})
         self.mean_loss = torch.nn.ModuleDict({prefix: MeanLoss() for prefix in EVALUATED})
         self.train_loss = MeanLoss()
         self._saved_train_loss: dict[str, Any] | None = None
 
     @classmethod
-    def load_from_checkpoint(
+    def load_from_checkpoint(  # type: ignore[override]  # files only
         cls,
         checkpoint_path: str | Path,
         map_location: torch.device | str | None = None,

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from yt8m.errors import ConfigError
@@ -14,7 +15,7 @@ Size = TypeVar("Size")  # one width, or the widths of several layers
 
 def split_features(x: Tensor, feature_sizes: Mapping[str, int]) -> tuple[Tensor, ...]:
     """`[..., D]` as one tensor `[..., D_f]` per feature, in configured order."""
-    return x.split(list(feature_sizes.values()), dim=-1)
+    return torch.split(x, list(feature_sizes.values()), dim=-1)
 
 
 def per_feature(feature_sizes: Mapping[str, int], modules: Iterable[nn.Module]) -> nn.ModuleDict:

@@ -18,6 +18,11 @@ class KerasLSTM(LSTM):
     frame; padding stays at the end.
     """
 
+    weight_ih_l0: Tensor
+    weight_hh_l0: Tensor
+    bias_ih_l0: Tensor
+    bias_hh_l0: Tensor
+
     def __init__(self, input_size: int, hidden_size: int, go_backwards: bool = False):
         super().__init__(input_size, hidden_size)
         self.go_backwards = go_backwards
@@ -34,7 +39,7 @@ class KerasLSTM(LSTM):
         nn.init.zeros_(self.bias_ih_l0)
         self.bias_ih_l0[self.hidden_size : 2 * self.hidden_size] = 1  # gates: input, forget, cell, output
 
-    def forward(self, x: Tensor, num_frames: Tensor) -> Tensor:
+    def forward(self, x: Tensor, num_frames: Tensor) -> Tensor:  # type: ignore[override]
         if self.go_backwards:
             x = reverse_valid(x, num_frames)
         return super().forward(x)

@@ -18,7 +18,7 @@ class LSTM(nn.LSTM):
     def __init__(self, input_size: int, hidden_size: int):
         super().__init__(input_size, hidden_size, batch_first=True)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # no initial state, outputs only
         kind = x.device.type
         autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(
             kind
@@ -31,10 +31,11 @@ class LSTM(nn.LSTM):
 
     def computed_in(self, dtype: torch.dtype, x: Tensor) -> Tensor:
         """The layer with its input and weights cast to `dtype`; gradients reach the weights in their own dtype."""
-        parts = [weight.flatten().to(dtype) for weight in self._flat_weights]
+        own = [weight for weight in self._flat_weights if weight is not None]
+        parts = [weight.flatten().to(dtype) for weight in own]
         # One buffer in cuDNN's order (input, recurrent, biases), so that cuDNN need not copy the weights again.
-        flat = torch.cat(parts).split([len(part) for part in parts])
-        weights = [part.view_as(weight) for part, weight in zip(flat, self._flat_weights, strict=True)]
+        flat = torch.split(torch.cat(parts), [len(part) for part in parts])
+        weights = [part.view_as(weight) for part, weight in zip(flat, own, strict=True)]
         start = x.new_zeros(1, x.shape[0], self.hidden_size, dtype=dtype)
         outputs, _, _ = torch.lstm(
             x.to(dtype),

@@ -39,7 +39,7 @@ def scaled_all(sizes: Sequence[int], width: float, key: str) -> list[int]:
     Raises:
         ConfigError: as `scaled`, and where `sizes` is empty or not a list.
     """
-    if isinstance(sizes, str) or not isinstance(sizes, Sequence) or not 1 <= len(sizes) <= _MOST_LAYERS:
+    if not isinstance(sizes, list | tuple) or not 1 <= len(sizes) <= _MOST_LAYERS:
         raise ConfigError(
             f"model.{key}: expected a list of 1 to {_MOST_LAYERS} widths, found {sizes!r}; "
             f"set model.{key}=[512], for example"

@@ -42,4 +42,5 @@ class BiLSTM(nn.Module):
         self.classifier = nn.Linear(2 * hidden_size, num_classes)
 
     def forward(self, video: Tensor | None, frames: Tensor, num_frames: Tensor) -> Tensor:
-        return self.classifier(self.lstm(frames, num_frames))  # [B, C]
+        logits: Tensor = self.classifier(self.lstm(frames, num_frames))  # [B, C]
+        return logits

@@ -60,4 +60,5 @@ class KerasBiLSTM(nn.Module):
             x = dense(x)
             x = x + lstm(x, num_frames)  # [B, T, hidden_size]
         x = max_over_valid(self.lstm[-1](self.dense[-1](x), num_frames), num_frames)  # [B, hidden_size]
-        return self.classifier(self.embedding(x))  # [B, C]
+        logits: Tensor = self.classifier(self.embedding(x))  # [B, C]
+        return logits

@@ -49,6 +49,6 @@ class KerasNN(nn.Module):
 
     def forward(self, video: Tensor, frames: Tensor | None, num_frames: Tensor) -> Tensor:
         branches = zip(self.branches.values(), split_features(video, self.feature_sizes), strict=True)
-        return self.classifier(
-            self.fusion(torch.cat([branch(x) for branch, x in branches], dim=-1))
-        )  # [B, C]
+        embeddings = torch.cat([branch(x) for branch, x in branches], dim=-1)
+        logits: Tensor = self.classifier(self.fusion(embeddings))  # [B, C]
+        return logits

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from yt8m.layers.dense import mlp
+from yt8m.layers.dense import mlp, start_alive
 from yt8m.layers.features import match_features, per_feature, split_features
 from yt8m.layers.keras import KerasLSTM, init_as_keras
 from yt8m.layers.masks import max_over_valid
@@ -37,7 +37,8 @@ class Stream(nn.Module):
     def forward(self, x: Tensor, num_frames: Tensor) -> Tensor:
         x = self.ahead(self.projection(x).tanh(), num_frames)  # [B, T, hidden_size]
         x = self.bottleneck(self.dropout(self.back(x, num_frames)))  # [B, T, 1]
-        return self.scores(max_over_valid(x, num_frames))
+        scores: Tensor = self.scores(max_over_valid(x, num_frames))
+        return scores
 
 
 class KerasNNStreamLSTM(nn.Module):
@@ -90,30 +91,27 @@ class KerasNNStreamLSTM(nn.Module):
         self.branches = per_feature(
             feature_sizes, (mlp(size, *mlp_sizes, scores) for size in feature_sizes.values())
         )
-        self.streams = per_feature(
-            feature_sizes,
-            (
-                Stream(
-                    size,
-                    projection_size,
-                    scaled(hidden_of, width, "hidden_sizes"),
-                    dropout,
-                    embedding_size,
-                    scores,
-                )
-                for size, hidden_of in zip(feature_sizes.values(), hidden, strict=True)
-            ),
-        )
+        streams = [
+            Stream(
+                size,
+                projection_size,
+                scaled(hidden_of, width, "hidden_sizes"),
+                dropout,
+                embedding_size,
+                scores,
+            )
+            for size, hidden_of in zip(feature_sizes.values(), hidden, strict=True)
+        ]
+        self.streams = per_feature(feature_sizes, streams)
         self.fusion = mlp(2 * len(feature_sizes) * scores, *fusion_sizes)
         self.classifier = nn.Linear(fusion_sizes[-1], num_classes)
         init_as_keras(self)
-        # A single ReLU carries the whole stream. With a bias of 0, three streams in ten start at zero for most videos,
-        # some for every video: no signal, no gradient. A bias of 1 outweighs the LSTM's outputs at first.
-        for stream in self.streams.values():
-            nn.init.ones_(stream.bottleneck[0].bias)
+        for stream in streams:
+            start_alive(stream.bottleneck)
 
     def forward(self, video: Tensor, frames: Tensor, num_frames: Tensor) -> Tensor:
         branches = zip(self.branches.values(), split_features(video, self.feature_sizes), strict=True)
         streams = zip(self.streams.values(), split_features(frames, self.feature_sizes), strict=True)
         scores = [branch(x) for branch, x in branches] + [stream(x, num_frames) for stream, x in streams]
-        return self.classifier(self.fusion(torch.cat(scores, dim=-1)))  # [B, C]
+        logits: Tensor = self.classifier(self.fusion(torch.cat(scores, dim=-1)))  # [B, C]
+        return logits

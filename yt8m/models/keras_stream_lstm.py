@@ -88,6 +88,6 @@ class KerasStreamLSTM(nn.Module):
     def forward(self, video: Tensor | None, frames: Tensor, num_frames: Tensor) -> Tensor:
         parts = split_features(frames, self.feature_sizes)
         streams = zip(self.streams.values(), parts, strict=True)
-        return self.classifier(
-            self.fusion(torch.cat([stream(x, num_frames) for stream, x in streams], dim=-1))
-        )
+        embeddings = torch.cat([stream(x, num_frames) for stream, x in streams], dim=-1)
+        logits: Tensor = self.classifier(self.fusion(embeddings))  # [B, C]
+        return logits

@@ -41,4 +41,5 @@ class NN(nn.Module):
         self.classifier = nn.Linear(hidden_sizes[-1], num_classes)
 
     def forward(self, video: Tensor, frames: Tensor | None, num_frames: Tensor) -> Tensor:
-        return self.classifier(self.dropout(self.hidden(video)))  # [B, C]
+        logits: Tensor = self.classifier(self.dropout(self.hidden(video)))  # [B, C]
+        return logits

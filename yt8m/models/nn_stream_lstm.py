@@ -41,7 +41,8 @@ class Stream(nn.Module):
 
     def forward(self, x: Tensor, num_frames: Tensor) -> Tensor:
         x = self.lstm(self.projection(x), num_frames)  # [B, 2 hidden_size], at the last valid frame
-        return self.scores(self.dropout(x.relu()))
+        scores: Tensor = self.scores(self.dropout(x.relu()))
+        return scores
 
 
 class NNStreamLSTM(nn.Module):
@@ -112,4 +113,5 @@ class NNStreamLSTM(nn.Module):
         branches = zip(self.branches.values(), split_features(video, self.feature_sizes), strict=True)
         streams = zip(self.streams.values(), split_features(frames, self.feature_sizes), strict=True)
         scores = [branch(x) for branch, x in branches] + [stream(x, num_frames) for stream, x in streams]
-        return self.classifier(self.fusion(torch.cat(scores, dim=-1)))  # [B, C]
+        logits: Tensor = self.classifier(self.fusion(torch.cat(scores, dim=-1)))  # [B, C]
+        return logits

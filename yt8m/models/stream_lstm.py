@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from yt8m.layers.dense import mlp
+from yt8m.layers.dense import mlp, start_alive
 from yt8m.layers.features import match_features, per_feature, split_features
 from yt8m.layers.recurrent import BidirectionalLSTM
 from yt8m.layers.widths import scaled, scaled_all, whole
@@ -31,13 +31,12 @@ class Stream(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.bottleneck = mlp(2 * hidden_size, 1)
         self.embedding = mlp(1, embedding_size)
-        # A single ReLU carries the whole stream. With PyTorch's initial bias, almost half of all streams start at zero
-        # for every video: no signal and no gradient, so they never recover. A bias of 1 outweighs the LSTM at first.
-        nn.init.ones_(self.bottleneck[0].bias)
+        start_alive(self.bottleneck)
 
     def forward(self, x: Tensor, num_frames: Tensor) -> Tensor:
         x = self.lstm(self.projection(x), num_frames)  # [B, 2 hidden_size], at the last valid frame
-        return self.embedding(self.bottleneck(self.dropout(x)))
+        embedding: Tensor = self.embedding(self.bottleneck(self.dropout(x)))
+        return embedding
 
 
 class StreamLSTM(nn.Module):
@@ -103,6 +102,6 @@ class StreamLSTM(nn.Module):
     def forward(self, video: Tensor | None, frames: Tensor, num_frames: Tensor) -> Tensor:
         parts = split_features(frames, self.feature_sizes)
         streams = zip(self.streams.values(), parts, strict=True)
-        return self.classifier(
-            self.fusion(torch.cat([stream(x, num_frames) for stream, x in streams], dim=-1))
-        )
+        embeddings = torch.cat([stream(x, num_frames) for stream, x in streams], dim=-1)
+        logits: Tensor = self.classifier(self.fusion(embeddings))  # [B, C]
+        return logits
