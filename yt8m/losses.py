@@ -1,11 +1,11 @@
-"""Multi-label losses on logits, computed in float32 also under autocast.
+"""Multi-label losses on logits, computed in float32 even under autocast.
 
-Every loss maps logits `[B, C]`, labels `[B, C]` (bool or float, 1 where true) and optionally a mask `[B, C]`
-(greater than 0 where a label was rated: segments) to a scalar: the mean over all B videos of a loss per
-video, to which only rated classes contribute.
+Every loss maps logits `[B, C]`, labels `[B, C]` (bool or float, 1 where true), and an optional mask `[B, C]` (above 0
+where a label was rated, as in segments) to a scalar: the mean over the B videos of a loss per video. Only rated classes
+contribute to it.
 
-In the formulas x is a logit, y its label and σ the sigmoid. `BCE`, `Hinge` and `Softmax` come from the
-YouTube-8M starter code (`losses.py`), which feeds probabilities to the latter two; here they take logits.
+In the formulas, x is a logit, y its label, and σ the sigmoid. `BCE`, `Hinge` and `Softmax` come from the YouTube-8M
+starter code (`losses.py`), which passes probabilities to the latter two; here they take logits.
 """
 
 import torch
