@@ -19,7 +19,7 @@ PAGE, STATISTICS = "index.html", "statistics.json"
 
 
 def explore(config: dict[str, Any]) -> Path:
-    """Read a partition twice; write its pictures, its figures and the page.
+    """Read a partition twice; write its plots, its statistics, and the page.
 
     Args:
         config: as in `conf/explore.yaml`.
@@ -28,20 +28,20 @@ def explore(config: dict[str, Any]) -> Path:
         The page.
 
     Raises:
-        ConfigError: an argument is wrong, or a page would be overwritten.
+        ConfigError: a setting is wrong, or a page would be overwritten.
         DataError: the data are damaged, or do not fit the dataset's configuration.
-        ReaderError: a reading process was killed.
-        OSError: the disk is full, or cannot be written.
+        ReaderError: a reader process died.
+        WriteError: a file cannot be written.
     """
     folder = Path(config["output"]).expanduser()
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"output: expected a folder, found the file {folder}")
     if (folder / PAGE).exists() and not config["overwrite"]:
         raise ConfigError(
-            f"output: {folder / PAGE} is there already; choose another folder, or set overwrite=true"
+            f"output: {folder / PAGE} already exists; set overwrite=true or choose another folder"
         )
 
-    torch.set_num_threads(1)  # the readers have the other processors
+    torch.set_num_threads(1)  # leave the other cores to the readers
     datamodule = build(config["dataset"], "dataset", trusted=config["trusted_packages"], seed=config["seed"])
     names = datamodule.classes()  # the embedded sample is written on first use
     classes = names or [ClassInfo.unnamed(number) for number in range(datamodule.num_classes)]
@@ -68,20 +68,20 @@ def explore(config: dict[str, Any]) -> Path:
 
 
 def summary(config: dict[str, Any], root: Path, records: int, named: bool) -> str:
-    """What the page says below its title."""
+    """The text below the page's title."""
     which = f"all {records:,} records"
     if config["limit_videos"] is not None and config["limit_videos"] < records:
         which = (
-            f"{config['limit_videos']:,} of {records:,} records, from shards drawn by seed {config['seed']}"
+            f"{config['limit_videos']:,} of {records:,} records, from shards drawn with seed {config['seed']}"
         )
-    text = f"Made from {which} below {root} ({config['dataset']['level']} level)."
-    return text if named else f"{text} Without a vocabulary of these classes, which have numbers for names."
+    text = f"Made from {which} in {root} ({config['dataset']['level']} level)."
+    return text if named else f"{text} There is no vocabulary: classes are numbered."
 
 
 def write(folder: Path, page: str, statistics: dict[str, Any], sections: list[Section]) -> None:
-    """Write all files, the page last; each is whole or not there."""
+    """Write all files, the page last, each atomically."""
     for section in sections:
-        for name, _, content in section.pictures:
-            write_bytes(folder / name, content)
+        for plot in section.plots:
+            write_bytes(folder / plot.file, plot.light)
     write_json(folder / STATISTICS, statistics)
     write_text(folder / PAGE, page)

@@ -15,11 +15,11 @@ from yt8m.explore.statistics import ClassScores, Overview
 
 
 class SubsetSampler(BatchSampler):
-    """The same records in each epoch, in their stored order: all, or `limit` from shards drawn at random.
+    """The same records every epoch, in stored order: all of them, or `limit` from shards drawn at random.
 
     Args:
-        shard_sizes, batch_size, seed, window: as `BatchSampler` takes them.
-        limit: the most records there are, None for all.
+        shard_sizes, batch_size, seed, window: as for `BatchSampler`.
+        limit: at most so many records; None for all.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ def open_partition(datamodule: YT8MDataModule, partition: str, limit: int | None
     """A loader of a partition's records, or `limit` of them.
 
     Raises:
-        ConfigError: there is no such partition.
-        DataError: an index shows damage, with `on_corrupt: raise`.
+        ConfigError: the partition does not exist.
+        DataError: a shard is damaged, with `on_corrupt: raise`.
     """
     dataset = datamodule.read(datamodule.shards(partition))
     sampler = SubsetSampler(
@@ -54,28 +54,28 @@ def open_partition(datamodule: YT8MDataModule, partition: str, limit: int | None
 def two_passes(
     loader: Loader, video: str | None, top_classes: int, seed: int, console: Console
 ) -> tuple[Overview, ClassScores | None, int]:
-    """Both passes, with a progress bar each, and the number of records that were left out.
+    """Run both passes, each with a progress bar; also return the number of skipped records.
 
     Args:
         loader: reads the same records in the same order each time.
-        video: id of the video whose frames are kept, None for the first.
-        top_classes: how many the second pass compares; without labels there is none.
+        video: id of the video whose frames are kept; None for the first.
+        top_classes: number of classes that the second pass compares. Without labels there is no second pass.
         seed: of the sample.
-        console: of the bars.
+        console: shows the progress bars.
 
     Raises:
-        ConfigError: there is no video, or not the wanted one.
-        DataError: a record is damaged or does not fit.
+        ConfigError: there is no video, or none with the wanted id.
+        DataError: a record is damaged or does not fit the configuration.
     """
     dataset = loader.dataset
     overview = Overview(
         dataset.num_classes, dataset.feature_size, dataset.level, dataset.max_frames, video, seed
     )
-    faults = _pass(loader, overview.add, "counting", console)
+    skipped = _pass(loader, overview.add, "counting", console)
     if not overview.videos:
         raise ConfigError(
-            f"dataset.on_corrupt: expected videos, found {faults:,} damaged records and no other; "
-            "python -m yt8m.verify tells what is wrong with them"
+            f"dataset.on_corrupt: expected videos, found only damaged records ({skipped:,}); "
+            "run python -m yt8m.verify to see what is wrong with them"
         )
     if video is not None and overview.video is None and dataset.level != "video":
         raise ConfigError(
@@ -86,18 +86,18 @@ def two_passes(
     if overview.label_counts.any():
         scores = ClassScores(overview, overview.top(top_classes), dataset.features)
         _pass(loader, scores.add, "comparing classes", console)
-    return overview, scores, faults + len(dataset.faults)
+    return overview, scores, skipped + len(dataset.faults)
 
 
 def _pass(loader: Loader, add: Callable[[Batch], None], title: str, console: Console) -> int:
-    """Give every batch to `add`; the number of records that were left out."""
+    """Call `add` with every batch; return the number of skipped records."""
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    faults = 0
+    skipped = 0
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(title, total=loader.batch_sampler.num_records)
         for batch in loader:
             add(batch)
-            faults += len(batch.faults)
+            skipped += len(batch.faults)
             progress.advance(task, len(batch) + len(batch.faults))
         progress.update(task, completed=loader.batch_sampler.num_records)
-    return faults
+    return skipped

@@ -1,6 +1,6 @@
-"""The pictures, each a matplotlib figure of a phone's proportions: 4.8 inches wide, panels below each other.
+"""The plots, each a matplotlib figure of a phone's width: 4.8 inches, panels below each other.
 
-Colours are those of Okabe and Ito, which people with any colour vision can tell apart.
+Colors are Okabe and Ito's, which people with any color vision can tell apart: "C0" to "C6" of the scheme.
 """
 
 import io
@@ -10,44 +10,61 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter
 
 from yt8m.explore.statistics import EDGES, Video, dequantize
 
-BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#D55E00",
-    "#F0E442",
-)
+BLUE, RED = "C0", "C5"
 GREY = "#8A8A8A"
 MARKERS = "osD^vPX"  # so that groups differ by shape as well
 
 WIDTH = 4.8  # inches
-STYLE = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "text.parse_math": False,  # names of classes may have dollar signs
-}
+# Background, ink, and cycle of colors: the style sheet's --card and --ink.
+_LIGHT = ("#ffffff", "#1d2126", "#0072b2 #e69f00 #009e73 #cc79a7 #56b4e9 #d55e00 #c9b800")
+_DARK = ("#1b1f24", "#e6e8eb", "#4aa6de #e9b341 #26b086 #dc8fbc #8cc9ee #f08036 #f0e442")
 
 
-def png(title: str, draw: Callable[..., Figure], *arguments: Any) -> bytes:
-    """The picture that `draw(*arguments)` makes, with a title, at 200 dots per inch."""
+def png(draw: Callable[..., Figure], *arguments: Any) -> tuple[bytes, bytes]:
+    """The figure of `draw(*arguments)` for the light and the dark scheme, at 200 dots per inch."""
+    light, dark = (_render(scheme, draw, *arguments) for scheme in (_LIGHT, _DARK))
+    return light, dark
+
+
+def _render(scheme: tuple[str, str, str], draw: Callable[..., Figure], *arguments: Any) -> bytes:
     file = io.BytesIO()
-    with warnings.catch_warnings(), mpl.rc_context(STYLE):
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box stands for it
+    with warnings.catch_warnings(), mpl.rc_context(_style(*scheme)):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # it is drawn as a box
         # Without the program's version, so that the same data give the same file.
-        figure = draw(*arguments)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-        figure.savefig(file, format="png", dpi=200, metadata={"Software": None})
+        draw(*arguments).savefig(file, format="png", dpi=200, metadata={"Software": None})
     return file.getvalue()
+
+
+def _style(background: str, ink: str, colors: str) -> dict[str, Any]:
+    inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    return {
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": 10,
+        "text.parse_math": False,  # a class name may contain dollar signs
+        "figure.facecolor": background,
+        "axes.facecolor": background,
+        "axes.prop_cycle": cycler(color=colors.split()),
+        **dict.fromkeys(inks, ink),
+    }
+
+
+def _diverging() -> LinearSegmentedColormap:
+    """From red over the background, which is zero, to blue."""
+    cycle = mpl.rcParams["axes.prop_cycle"].by_key()["color"]
+    return LinearSegmentedColormap.from_list(
+        "diverging", [cycle[5], mpl.rcParams["axes.facecolor"], cycle[0]]
+    )
 
 
 def new_figure(height: float) -> Figure:
@@ -91,7 +108,7 @@ def long_tail(counts: np.ndarray) -> Figure:
 
 
 def histogram(counts: np.ndarray, xlabel: str, ylabel: str) -> Figure:
-    """A bar for each number from the least to the largest that occurs; `counts[n]` had the number n."""
+    """One bar per number, from the smallest to the largest that occurs; `counts[n]` items have the number n."""
     figure = new_figure(3.0)
     axes = figure.subplots()
     first, last = np.flatnonzero(counts)[[0, -1]]
@@ -114,7 +131,7 @@ def histogram(counts: np.ndarray, xlabel: str, ylabel: str) -> Figure:
 
 
 def cooccurrence(names: Sequence[str], conditional: np.ndarray) -> Figure:
-    """P(column | row) of K classes, [K, K], with the larger numbers written in, in percent."""
+    """P(column | row) of K classes, [K, K], with the larger values written in, in percent."""
     figure = new_figure(5.2)
     axes = figure.subplots()
     image = axes.imshow(conditional, cmap="viridis", vmin=0, vmax=1)
@@ -127,8 +144,8 @@ def cooccurrence(names: Sequence[str], conditional: np.ndarray) -> Figure:
     axes.set_yticks(places, [short(name, 20) for name in names], fontsize=1.2 * size)
     axes.set_xticks(places, [short(name, 20) for name in names], fontsize=1.2 * size, rotation=90)
     axes.tick_params(length=0)
-    axes.set_ylabel("given this label …")
-    axes.set_xlabel("… share that has this one too")
+    axes.set_ylabel("of videos with this label …")
+    axes.set_xlabel("… the share that also has this one")
     bar = figure.colorbar(image, ax=axes, orientation="horizontal", shrink=0.7, aspect=30)
     bar.set_label("P(column | row)")
     return figure
@@ -140,10 +157,10 @@ def video_over_time(video: Video, columns: slice) -> Figure:
     figure = new_figure(6.4 if values.shape[1] > 1 else 3.0)
     heights = [2, 2, 1] if values.shape[1] > 1 else [1]
     panels = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    _over_time(figure, panels[0], values, 0, "values", "dequantised value")
+    _over_time(figure, panels[0], values, 0, "values", "dequantized value")
     if values.shape[1] > 1:
         steps = np.diff(values, axis=1)
-        _over_time(figure, panels[1], steps, 1, "first difference", "change from the frame before")
+        _over_time(figure, panels[1], steps, 1, "first difference", "change from the previous frame")
         panels[2].plot(np.arange(1, values.shape[1]), np.abs(steps).mean(axis=0), color=BLUE)
         panels[2].set_title("mean size of the first difference", loc="left")
         panels[2].set_ylabel("mean |change|")
@@ -153,17 +170,17 @@ def video_over_time(video: Video, columns: slice) -> Figure:
     return figure
 
 
-def _over_time(figure: Figure, axes, values: np.ndarray, first: int, title: str, unit: str) -> None:
+def _over_time(figure: Figure, axes: Axes, values: np.ndarray, first: int, title: str, unit: str) -> None:
     limit = max(float(np.quantile(np.abs(values), 0.995)), 1e-6)
     extent = (first - 0.5, first + values.shape[1] - 0.5, len(values) - 0.5, -0.5)
-    image = axes.imshow(values, aspect="auto", cmap="PuOr", vmin=-limit, vmax=limit, extent=extent)
+    image = axes.imshow(values, aspect="auto", cmap=_diverging(), vmin=-limit, vmax=limit, extent=extent)
     axes.set_title(title, loc="left")
     axes.set_ylabel("dimension")
     figure.colorbar(image, ax=axes, label=unit, extend="both")
 
 
 def class_scores(names: Sequence[str], histograms: np.ndarray, separation: np.ndarray) -> Figure:
-    """A row per class: the scores of the videos without it (grey) and with it, int64 [K, 2, bins]."""
+    """One row per class: scores of the videos without it (grey) and with it (blue), int64 [K, 2, bins]."""
     figure = new_figure(1.2 + 0.42 * len(names))
     axes = figure.subplots()
     centers = (EDGES[:-1] + EDGES[1:]) / 2
@@ -182,7 +199,7 @@ def class_scores(names: Sequence[str], histograms: np.ndarray, separation: np.nd
     axes.set_ylim(len(names) - 0.6, -1)
     axes.set_xlim(EDGES[0], EDGES[-1])
     axes.xaxis.set_major_locator(MultipleLocator(4))
-    axes.set_xlabel("score, in standard deviations of all")
+    axes.set_xlabel("score, in standard deviations of all scores")
     patches = [
         Patch(color=BLUE, alpha=0.6, label="with the label"),
         Patch(color=GREY, alpha=0.6, label="without"),
@@ -191,33 +208,32 @@ def class_scores(names: Sequence[str], histograms: np.ndarray, separation: np.nd
     return figure
 
 
-def class_means(names: Sequence[str], blocks: dict[str, np.ndarray]) -> Figure:
-    """A panel per feature: mean of the first dimensions in the videos of each class, [K, dimensions]."""
+def class_means(names: Sequence[str], blocks: dict[str, np.ndarray], most: int) -> Figure:
+    """One panel per feature: each class's mean, [K, D], of the first `most` dimensions."""
     figure = new_figure(1.0 + len(blocks) * (0.6 + 0.2 * len(names)))
-    limit = max(np.nanquantile(np.abs(np.concatenate(list(blocks.values()), axis=1)), 0.99), 1e-6)
+    shown = {feature: means[:, :most] for feature, means in blocks.items()}
+    limit = max(np.nanquantile(np.abs(np.concatenate(list(shown.values()), axis=1)), 0.99), 1e-6)
     panels = figure.subplots(len(blocks), squeeze=False)[:, 0]
-    for axes, (feature, means) in zip(panels, blocks.items(), strict=True):
-        image = axes.imshow(means, aspect="auto", cmap="PuOr", vmin=-limit, vmax=limit)
+    for axes, (feature, means) in zip(panels, shown.items(), strict=True):
+        image = axes.imshow(means, aspect="auto", cmap=_diverging(), vmin=-limit, vmax=limit)
         axes.set_title(feature, loc="left")
         axes.set_yticks(np.arange(len(names)), [short(name) for name in names], fontsize=8)
-        axes.set_xlabel("dimension")
+        size = blocks[feature].shape[1]
+        axes.set_xlabel("dimension" if size <= most else f"dimension (first {most} of {size})")
     label = "mean of the class, in standard deviations"
     figure.colorbar(image, ax=panels, orientation="horizontal", label=label, extend="both", aspect=30)
     return figure
 
 
 def projection(places: np.ndarray, shares: np.ndarray, groups: list[tuple[str, np.ndarray]]) -> Figure:
-    """Videos on two principal components, [n, 2]; `groups` are (name, rows), the first drawn below the others."""
+    """Videos on two principal components, [n, 2]; `groups` are (name, rows), the first at the bottom."""
     figure = new_figure(5.4)
     axes = figure.subplots()
-    styles = [(GREY, "."), *zip((BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW), MARKERS, strict=True)]
+    styles = [(GREY, "."), *((f"C{number}", marker) for number, marker in enumerate(MARKERS))]
     for (name, rows), (color, marker) in zip(groups, styles, strict=False):
         x, y = places[rows].T
         label = f"{short(name, 22)} ({len(rows):,})"
-        edge = "none" if color == GREY else "black"
-        axes.scatter(
-            x, y, s=12, c=color, marker=marker, label=label, alpha=0.75, linewidths=0.3, edgecolors=edge
-        )
+        axes.scatter(x, y, s=12, c=color, marker=marker, label=label, alpha=0.75, linewidths=0)
     axes.set_xlabel(f"first principal component ({shares[0]:.1%} of the variance)")
     axes.set_ylabel(f"second ({shares[1]:.1%})")
     axes.legend(

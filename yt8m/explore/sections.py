@@ -1,32 +1,47 @@
-"""The sections of the page: which pictures a dataset gets, and what their captions say."""
+"""The sections of the page: which plots a dataset gets, and what their captions say."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from yt8m.datamodules.dataset import ShardDataset
-from yt8m.explore import plots as pictures
+from yt8m.explore import plots
 from yt8m.explore.plots import png
 from yt8m.explore.statistics import ClassScores, Overview, principal_components
 from yt8m.labels import ClassInfo
 
-BARS, SCORED, DIMENSIONS, GROUPS = (
-    30,
-    12,
-    48,
-    7,
-)  # classes in bars, in scores; dimensions shown; coloured groups
+BARS, SCORED = 30, 12  # classes in the bar chart, and with distributions
+DIMENSIONS = 48  # of each feature in the class means
+GROUPS = 7  # colors in the projection
 
 
-@dataclass
+@dataclass(frozen=True)
+class Plot:
+    """A plot: file name, description in words, PNGs for both schemes, and a title if its section has several plots."""
+
+    file: str
+    description: str
+    light: bytes
+    dark: bytes
+    title: str = ""
+
+    @classmethod
+    def of(
+        cls, file: str, description: str, draw: Callable[..., Any], *arguments: Any, title: str = ""
+    ) -> "Plot":
+        return cls(file, description, *png(draw, *arguments), title)
+
+
+@dataclass(frozen=True)
 class Section:
-    """A title, what to see in its pictures, and the pictures: (file name, description, PNG)."""
+    """A title, a caption that says what the plots show, and the plots."""
 
     title: str
     caption: str
-    pictures: list[tuple[str, str, bytes]]
+    plots: list[Plot]
 
 
 def make_sections(
@@ -35,127 +50,116 @@ def make_sections(
     classes: Sequence[ClassInfo],
     features: dict[str, int],
 ) -> list[Section]:
-    """All sections, in the page's order; those that the data cannot fill say why.
+    """All sections that the data can fill, in the page's order.
 
     Args:
         overview: the finished first pass.
-        scores: the finished second pass over the most frequent classes, None where there are no labels.
+        scores: the finished second pass over the most frequent classes; None if there are no labels.
         classes: C, in index order.
         features: name to size, as configured.
     """
     rows = "segments" if overview.level == "segment" else "videos"
+    sections = []
     if scores is None:
-        why = f"No labels: none of the {overview.videos:,} {rows} has any."
-        of_labels = [Section("Labels", why, [])]
-        of_classes = []
+        sections.append(Section("Labels", f"None of the {overview.videos:,} {rows} has a label.", []))
     else:
-        of_labels = [
+        sections += [
             _label_frequencies(overview, classes, rows),
             _labels_per_video(overview, rows),
             _cooccurrence(scores, classes, rows),
         ]
-        of_classes = [_class_scores(scores, classes, features, rows)]
-        of_classes.append(_class_means(overview, scores, classes, features, rows))
-    over_time = [_frames_per_video(overview, rows), _video_over_time(overview, features, classes, rows)]
-    return [*of_labels, *over_time, *of_classes, _projection(overview, classes, rows)]
+    if overview.video is not None:  # video-level data have no frames
+        sections += [_frames_per_video(overview, rows), _video_over_time(overview, features, classes, rows)]
+    if scores is not None:
+        sections += [
+            _class_scores(scores, classes, features, rows),
+            _class_means(overview, scores, classes, features, rows),
+        ]
+    return [*sections, _projection(overview, classes, rows)]
 
 
 def _label_frequencies(overview: Overview, classes: Sequence[ClassInfo], rows: str) -> Section:
     counts = overview.label_counts
     top = overview.top(BARS)
-    bars = png(
-        "The most frequent labels",
-        pictures.label_frequencies,
-        [classes[n].name for n in top],
-        counts[top],
-        overview.labelled,
-    )
     seen = counts[counts > 0]
     caption = (
-        f"The {len(top)} most frequent of {len(counts):,} classes, over {overview.labelled:,} labelled {rows}. Below, "
-        f"all {len(seen):,} classes that occur by rank, on logarithmic axes: {len(counts) - len(seen):,} never occur, "
-        f"{(seen < 10).sum():,} occur less than ten times, and the {len(top)} above hold "
+        f"The {len(top)} most frequent of {len(counts):,} classes among {overview.labelled:,} labeled {rows}, and all "
+        f"{len(seen):,} classes that occur, by rank, on logarithmic axes. {len(counts) - len(seen):,} never occur, "
+        f"{(seen < 10).sum():,} occur less than ten times; the {len(top)} most frequent hold "
         f"{counts[top].sum() / counts.sum():.0%} of all {counts.sum():,} labels."
     )
-    tail = png("All classes by rank", pictures.long_tail, counts)
-    return Section(
-        "Label frequencies",
-        caption,
-        [
-            ("label_frequencies.png", "Bar chart of the most frequent classes", bars),
-            ("long_tail.png", "Frequency of every class against its rank", tail),
-        ],
+    names = [classes[n].name for n in top]
+    bars = Plot.of(
+        "label_frequencies.png",
+        "Bar chart of the most frequent classes",
+        plots.label_frequencies,
+        names,
+        counts[top],
+        overview.labelled,
+        title="Most frequent classes",
     )
+    about = "Frequency of every class against its rank"
+    tail = Plot.of("long_tail.png", about, plots.long_tail, counts, title="All classes by rank")
+    return Section("Label frequencies", caption, [bars, tail])
 
 
 def _labels_per_video(overview: Overview, rows: str) -> Section:
     counts = overview.labels_per_video
     caption = (
-        f"{overview.labelled:,} {rows} by their number of labels: {counts[0]:,} have none, "
-        f"{counts[1]:,} one, {counts[2:].sum():,} two or more; the most is {np.flatnonzero(counts)[-1]}."
+        f"{overview.labelled:,} {rows} by their number of labels: {counts[0]:,} have none, {counts[1]:,} have one, "
+        f"{counts[2:].sum():,} have two or more; the maximum is {np.flatnonzero(counts)[-1]}."
     )
-    picture = png(f"Labels per {rows[:-1]}", pictures.histogram, counts, f"labels of the {rows[:-1]}", rows)
-    return Section(
-        f"Labels per {rows[:-1]}",
-        caption,
-        [("labels_per_video.png", f"Histogram of the number of labels per {rows[:-1]}", picture)],
-    )
+    about = f"Histogram of the number of labels per {rows[:-1]}"
+    arguments = (counts, f"labels of the {rows[:-1]}", rows)
+    plot = Plot.of("labels_per_video.png", about, plots.histogram, *arguments)
+    return Section(f"Labels per {rows[:-1]}", caption, [plot])
 
 
 def _cooccurrence(scores: ClassScores, classes: Sequence[ClassInfo], rows: str) -> Section:
     names = [classes[n].name for n in scores.classes]
     caption = (
         f"P(column | row) among the {len(names)} most frequent classes: of the {rows} with the row's label, the share "
-        "that has the column's label too. Numbers are percent, from 10 up. Rows rest on "
-        f"{scores.together.diagonal().min():,} to {scores.together.diagonal().max():,} {rows}; the matrix is not "
-        "symmetric: a full cell in one direction only is a class inside another."
+        "that also has the column's. Numbers are percent, shown from 10 up. Rows are based on "
+        f"{scores.together.diagonal().min():,} to {scores.together.diagonal().max():,} {rows}. The matrix is not "
+        "symmetric: a class that is part of another has a bright cell in one direction only."
     )
-    picture = png("Which labels come together", pictures.cooccurrence, names, scores.conditional())
-    return Section(
-        "Which labels come together",
-        caption,
-        [("cooccurrence.png", "Heat map of conditional probabilities between classes", picture)],
-    )
+    about = "Heat map of conditional probabilities between classes"
+    plot = Plot.of("cooccurrence.png", about, plots.cooccurrence, names, scores.conditional())
+    return Section("Labels that occur together", caption, [plot])
 
 
 def _frames_per_video(overview: Overview, rows: str) -> Section:
-    title = f"Frames per {rows[:-1]}"
-    if overview.level == "video":
-        return Section(title, "Video-level data: a vector per video, without frames.", [])
     counts = overview.frames_per_video
     most = len(counts) - 1
     median = np.searchsorted(np.cumsum(counts), counts.sum() / 2)
     caption = (
         f"{overview.videos:,} {rows} with {counts @ np.arange(most + 1):,} frames, about one per second: shortest "
-        f"{np.flatnonzero(counts)[0]}, median {median}, longest {np.flatnonzero(counts)[-1]}. "
-        f"{counts[most]:,} have {most}, where the reader cuts (dataset.max_frames)."
+        f"{np.flatnonzero(counts)[0]}, median {median}, longest {np.flatnonzero(counts)[-1]}. {counts[most]:,} reach "
+        f"dataset.max_frames={most}, where the reader cuts."
     )
-    picture = png(title, pictures.histogram, counts, "frames", rows)
-    return Section(
-        title, caption, [("frames_per_video.png", f"Histogram of the frames per {rows[:-1]}", picture)]
-    )
+    about = f"Histogram of the frames per {rows[:-1]}"
+    plot = Plot.of("frames_per_video.png", about, plots.histogram, counts, "frames", rows)
+    return Section(f"Frames per {rows[:-1]}", caption, [plot])
 
 
 def _video_over_time(
     overview: Overview, features: dict[str, int], classes: Sequence[ClassInfo], rows: str
 ) -> Section:
-    title = f"One {rows[:-1]} over time"
-    if overview.video is None:
-        return Section(title, "Video-level data: a vector per video, without frames.", [])
     video = overview.video
+    assert video is not None
     names = ", ".join(classes[n].name for n in video.classes) or "none"
     caption = (
-        f"{rows[:-1].capitalize()} {video.id}, {len(video.frames)} frames; labels: {names}. Above, each dimension's "
-        "value over time; below, its change from one frame to the next, and the mean size of that change: a peak is "
-        "a cut or a change of scene. Choose another with video=ID."
+        f"{rows[:-1].capitalize()} {video.id}, {len(video.frames)} frames; labels: {names}. From the top: each "
+        "dimension's value over time, its change from one frame to the next, and the mean size of that change, which "
+        "peaks at cuts. Choose another video with video=ID."
     )
     drawn, end = [], 0
     for name, size in features.items():
         begin, end = end, end + size
-        picture = png(f"{name} of {video.id}", pictures.video_over_time, video, slice(begin, end))
         about = f"Heat maps of {name} over time and of its first difference"
-        drawn.append((f"over_time_{name}.png", about, picture))
-    return Section(title, caption, drawn)
+        arguments = (video, slice(begin, end))
+        drawn.append(Plot.of(f"over_time_{name}.png", about, plots.video_over_time, *arguments, title=name))
+    return Section(f"One {rows[:-1]} over time", caption, drawn)
 
 
 def _class_scores(
@@ -164,23 +168,24 @@ def _class_scores(
     separation = scores.separation()
     names = [classes[n].name for n in scores.classes[:SCORED]]
     caption = (
-        f"How far {', '.join(features)} alone set the {len(names)} most frequent classes apart. A {rows[:-1]}'s score "
-        "is its place along the direction from the mean vector without the label to that with it (differences over "
-        f"variances, dimension by dimension). Directions come from every second {rows[:-1]}, shown are the others. "
-        f"AUC: the chance that one with the label scores above one without; 0.5 is a guess. n: {rows} "
-        "with the label, of those shown."
+        f"How well each feature alone separates the {len(names)} most frequent classes. A {rows[:-1]}'s score is its "
+        "position along the direction from the mean without the label to the mean with it (a linear discriminant with "
+        f"a diagonal covariance). Directions are fitted on every other {rows[:-1]}; the plots show the rest. AUC is "
+        f"the chance that a {rows[:-1]} with the label scores above one without; 0.5 is a guess. n counts the {rows} "
+        "with the label."
     )
-    drawn = []
-    for place, feature in enumerate(features):
-        picture = png(
-            f"{feature}: scores per class",
-            pictures.class_scores,
+    drawn = [
+        Plot.of(
+            f"class_scores_{feature}.png",
+            f"Distributions of scores from {feature}, with and without each label",
+            plots.class_scores,
             names,
             scores.histograms[place, :SCORED],
             separation[place, :SCORED],
+            title=feature,
         )
-        about = f"Distributions of scores from {feature}, with and without each label"
-        drawn.append((f"class_scores_{feature}.png", about, picture))
+        for place, feature in enumerate(features)
+    ]
     return Section("Feature distributions per class", caption, drawn)
 
 
@@ -197,47 +202,46 @@ def _class_means(
     blocks, end = {}, 0
     for name, size in features.items():
         begin, end = end, end + size
-        blocks[f"{name}, the first {min(size, DIMENSIONS)} of {size} dimensions"] = means[
-            :, begin : min(end, begin + DIMENSIONS)
-        ]
+        blocks[name] = means[:, begin:end]
     caption = (
-        f"Mean vector of the {rows} of each class (every second one), as a distance from the mean of all in standard "
-        f"deviations of the {rows}' values. A strong column is a dimension that the class depends on."
+        f"Each class's mean vector (over every other one of its {rows}), as the distance from the overall mean in "
+        f"standard deviations of the {rows}. A strong column is a dimension that depends on the class."
     )
-    picture = png("Mean features per class", pictures.class_means, [classes[n].name for n in top], blocks)
-    return Section(
-        "Mean features per class",
-        caption,
-        [("class_means.png", "Heat map of class means by dimension", picture)],
+    about = "Heat map of class means by dimension"
+    plot = Plot.of(
+        "class_means.png", about, plots.class_means, [classes[n].name for n in top], blocks, DIMENSIONS
     )
+    return Section("Mean features per class", caption, [plot])
 
 
 def _projection(overview: Overview, classes: Sequence[ClassInfo], rows: str) -> Section:
     vectors = overview.sample.vectors
     title = f"The {rows} in two dimensions"
     if len(vectors) < 3:
-        return Section(title, f"Too few {rows} for a projection: {len(vectors)}.", [])
+        return Section(title, f"Only {len(vectors)} {rows}: too few for a projection.", [])
     places, shares = principal_components(vectors)
     groups, by = group(overview.sample.classes, classes, overview.label_counts)
     caption = (
-        f"{len(vectors):,} of {overview.videos:,} {rows}, drawn at random, on the two first principal components of "
-        f"their vectors (a linear map, which keeps {shares.sum():.1%} of the variance; "
-        f"whitened features, as YouTube-8M's, spread theirs over all dimensions). {by}"
+        f"{len(vectors):,} of {overview.videos:,} {rows}, drawn at random, on the first two principal components of "
+        f"their vectors, which keep {shares.sum():.1%} of the variance. Whitened features, such as YouTube-8M's, "
+        f"spread theirs over all dimensions. {by}"
     )
-    picture = png(f"{rows.capitalize()} on two components", pictures.projection, places, shares, groups)
-    return Section(title, caption, [("projection.png", f"Scatter plot of {rows} by group", picture)])
+    about = f"Scatter plot of {rows} by group"
+    return Section(
+        title, caption, [Plot.of("projection.png", about, plots.projection, places, shares, groups)]
+    )
 
 
 def group(
     sample: Sequence[list[int]], classes: Sequence[ClassInfo], counts: np.ndarray
 ) -> tuple[list[tuple[str, np.ndarray]], str]:
-    """The most frequent groups of the sampled videos as (name, rows), the rest first, and what the groups are.
+    """The largest groups of the sampled videos as (name, rows), after the rest, and a sentence about the grouping.
 
-    A video belongs to the vertical that most of its labels have, on a tie to that of its most frequent label. Where
-    the vocabulary has no verticals, it belongs to the rarest of its labels that is among the most frequent ones.
+    A video belongs to the vertical that most of its labels have; ties go to its most frequent label. If the vocabulary
+    has no verticals, it belongs to the rarest of its labels that is among the most frequent classes.
     """
     if any(info.verticals for info in classes):
-        by, of_video = "Coloured by the vertical that most labels of the video have.", []
+        by, of_video = "Colors are the vertical that most of the video's labels have.", []
         for labels in sample:
             votes = Counter(
                 v for n in sorted(labels, key=lambda n: -counts[n]) for v in classes[n].verticals[:1]
@@ -245,7 +249,7 @@ def group(
             of_video.append(votes.most_common(1)[0][0] if votes else None)
         shown = [name for name, _ in Counter(filter(None, of_video)).most_common(GROUPS)]
     else:
-        by = "Coloured by the rarest of the video's labels that is among the most frequent ones of all."
+        by = "Colors are the rarest of the video's labels among the most frequent classes."
         top = [n for n in np.argsort(-counts, kind="stable")[:GROUPS].tolist() if counts[n]]
         of_video = [
             classes[max(of_top, key=top.index)].name if (of_top := [n for n in top if n in labels]) else None
@@ -257,17 +261,17 @@ def group(
     groups += [(name, np.flatnonzero(kinds == place)) for place, name in enumerate(shown)]
     return [
         (name, rows) for name, rows in groups if len(rows)
-    ], by if shown else "No labels to colour them by."
+    ], by if shown else "There are no labels to color them by."
 
 
 def make_facts(overview: Overview, dataset: ShardDataset, skipped: int) -> dict[str, str]:
-    """Figures for the head of the page, name to text."""
+    """Facts for the top of the page, name to text."""
     rows = "segments" if overview.level == "segment" else "videos"
     facts = {
         rows: f"{overview.videos:,}",
         "shards": f"{len(dataset.paths):,}",
         "features": ", ".join(f"{name} {size}" for name, size in dataset.features.items()),
-        "records left out": f"{skipped:,}",
+        "skipped records": f"{skipped:,}",
     }
     if overview.level != "video":
         frames = overview.frames_per_video @ np.arange(len(overview.frames_per_video))

@@ -1,4 +1,4 @@
-"""Accumulators for one pass over a dataset each; their size depends on C and D, never on the number of videos."""
+"""Accumulators, each for one pass over a dataset. Their size depends on C and D, not on the number of videos."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import torch
 from yt8m.datamodules.dataset import Batch
 
 SAMPLE = 2000  # videos kept for the projection
-# Of the score histograms, in standard deviations; the outer bins take what is beyond.
+# Bin edges of the score histograms, in standard deviations; the outer bins also count what is beyond.
 EDGES = np.linspace(-4, 12, 161)
 
 
@@ -20,13 +20,13 @@ def dequantize(values: np.ndarray) -> np.ndarray:
 
 
 def video_vectors(batch: Batch, level: str) -> np.ndarray:
-    """One vector per row of the batch: the mean of its dequantised frames, at video level its features.
+    """One vector per row of the batch: the mean of its dequantized frames; at video level, its features.
 
     float32 [B, D]. May share memory with the batch.
     """
     if level == "video":
         return batch.features.numpy()
-    # Summed as integers, video by video: three times as fast as turning every frame into floats.
+    # Summing integers, video by video, is three times as fast as converting every frame to floats.
     sums = [frames.sum(0, dtype=torch.int32) for frames in batch.features.split(batch.num_frames.tolist())]
     return dequantize(torch.stack(sums).numpy() / batch.num_frames.numpy()[:, None])
 
@@ -41,9 +41,9 @@ class Video:
 
 
 class Sample:
-    """Up to ``size`` videos, every set of which is equally likely (reservoir sampling, Vitter's algorithm R).
+    """A uniform random sample of up to `size` videos (reservoir sampling, Vitter's algorithm R).
 
-    ``vectors`` is float32 [size, D]; ``classes`` has a list of class numbers per video.
+    `vectors` is float32 [size, D]; `classes` has a list of class numbers per video.
     """
 
     def __init__(self, size: int, feature_size: int, seed: int):
@@ -71,14 +71,14 @@ class Sample:
 class Overview:
     """First pass: counts, moments, the sample, one video's frames, and a mean vector per class.
 
-    The mean vectors are of every second video only, so that the second pass can show the others.
+    The mean vectors cover every other video only: the second pass scores the rest.
 
     Args:
         num_classes: C.
         feature_size: D.
-        level: of the data, as `ShardDataset` has it.
-        max_frames: that no video has more of.
-        video: id of the video whose frames are kept, None for the first.
+        level: `frame`, `video` or `segment`.
+        max_frames: upper bound of the frames of a video.
+        video: id of the video whose frames are kept; None for the first.
         seed: of the sample.
     """
 
@@ -93,18 +93,18 @@ class Overview:
     ):
         self.level = level
         self.videos = 0
-        self.labelled = 0  # videos of which labels are known, were it that they have none
+        self.labelled = 0  # videos with known labels, even if they have none
         self.label_counts = np.zeros(num_classes, np.int64)  # [C]
         self.labels_per_video = np.zeros(num_classes + 1, np.int64)  # videos by number of labels
         self.frames_per_video = np.zeros(max_frames + 1, np.int64)  # videos by number of frames
         self.sample = Sample(SAMPLE, feature_size, seed)
         self.video: Video | None = None
         self._wanted = video
-        self._sums = np.zeros((2, feature_size))  # of values, and of their squares
+        self._sums = np.zeros((2, feature_size))  # of the values, and of their squares
         self._half = Half(num_classes, feature_size)
 
     def add(self, batch: Batch) -> None:
-        """Count a batch; nothing of its memory is kept."""
+        """Count a batch. Keeps none of its memory."""
         if not len(batch):
             return
         vectors = video_vectors(batch, self.level)
@@ -137,12 +137,12 @@ class Overview:
         return np.sqrt(np.maximum(self._sums[1] / self.videos - self.mean**2, 0))
 
     def top(self, number: int) -> np.ndarray:
-        """The most frequent classes that occur, most frequent first, int64 [at most number]."""
+        """The most frequent classes that occur, in descending order, int64 [up to number]."""
         order = np.argsort(-self.label_counts, kind="stable")[:number]
         return order[self.label_counts[order] > 0]
 
     def class_means(self, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Means with and without each class over every second video, float64 [K, D]; NaN where there is none."""
+        """Means with and without each class over every other video, float64 [K, D]; NaN if there is no such video."""
         return self._half.means(classes)
 
     def _keep_video(self, batch: Batch, classes: list[list[int]]) -> None:
@@ -155,7 +155,7 @@ class Overview:
 
 
 class Half:
-    """Sums of the vectors per class over every second labelled video: float64 [C, D]."""
+    """Sums of the vectors per class over every other labeled video: float64 [C, D]."""
 
     def __init__(self, num_classes: int, feature_size: int):
         self.sums = torch.zeros(num_classes, feature_size, dtype=torch.float64)
@@ -181,16 +181,16 @@ class Half:
 
 
 class ClassScores:
-    """Second pass: which of the top classes come together, and how well each feature tells them apart.
+    """Second pass: which of the top classes occur together, and how well each feature separates them.
 
-    A video's score for a class is its place along a direction that leads from the videos without the class to those
-    with it: the difference of their means over the variance, dimension by dimension (a linear discriminant with
-    a diagonal covariance). Directions come from every second video, the histograms hold the others.
+    A video's score for a class is its position along the direction from the mean without the class to the mean with
+    it, divided by the variance of each dimension (a linear discriminant with a diagonal covariance). Directions are
+    fitted on every other video; the histograms count the rest.
 
     Args:
         overview: the finished first pass over the same videos in the same order.
         classes: int64 [K].
-        features: name to size, F in number.
+        features: F names and sizes.
     """
 
     def __init__(self, overview: Overview, classes: np.ndarray, features: dict[str, int]):
@@ -216,7 +216,7 @@ class ClassScores:
         self._center, self._scale = scores.mean(axis=0), np.maximum(scores.std(axis=0), 1e-12)
 
     def add(self, batch: Batch) -> None:
-        """Count a batch; nothing of its memory is kept."""
+        """Count a batch. Keeps none of its memory."""
         if not len(batch) or batch.label_index is None:
             return
         rows, columns = batch.label_index.numpy().T
@@ -235,13 +235,13 @@ class ClassScores:
         np.add.at(self.histograms, (feature, kind, member[:, None].astype(int), bins), 1)
 
     def conditional(self) -> np.ndarray:
-        """P(column | row): the share of the videos of class i that have class j too, float64 [K, K]."""
+        """P(column | row): share of the videos of class i that also have class j, float64 [K, K]."""
         return self.together / np.diagonal(self.together)[:, None]
 
     def separation(self) -> np.ndarray:
-        """Chance that a video of the class scores higher than one without it (AUC), float64 [F, K].
+        """Chance that a video with the class scores higher than one without it (AUC), float64 [F, K].
 
-        Within a bin of the histogram it counts as one half; NaN where there are no videos of either kind.
+        Ties, within a bin of the histogram, count half. NaN if there are no videos of one kind.
         """
         absent, present = self.histograms[:, :, 0], self.histograms[:, :, 1]
         below = np.cumsum(absent, axis=-1) - absent / 2
@@ -250,9 +250,9 @@ class ClassScores:
 
 
 def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places on the two first principal components, [n, 2], and the share of the variance of each, [2].
+    """Coordinates on the first two principal components, [n, 2], and each one's share of the variance, [2].
 
-    The sign of a component is arbitrary: its largest weight is made positive.
+    A component's sign is arbitrary; here its largest weight is positive.
     """
     centered = (vectors - vectors.mean(axis=0)).astype(np.float64)
     _, singular, axes = np.linalg.svd(centered, full_matrices=False)
@@ -262,7 +262,7 @@ def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def as_json(overview: Overview, scores: ClassScores | None, skipped: int) -> dict[str, Any]:
-    """What the pictures show, in numbers. Histograms are by number of labels or frames, without zeros."""
+    """The plots' numbers. Histograms map a number of labels or frames to a count, without zeros."""
 
     def histogram(counts: np.ndarray) -> dict[int, int]:
         return {number: counts[number].item() for number in np.flatnonzero(counts).tolist()}

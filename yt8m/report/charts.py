@@ -1,237 +1,278 @@
-"""Charts as SVG text for a page.
+"""The report's charts, drawn in the browser by Bokeh: hover names the run, box and wheel zoom.
 
-They are drawn here, not by a plotting library, because the page's style gives them their colours: they follow
-the reader's light or dark scheme, and their text stays legible at the width of a phone. Every string becomes
-part of a chart through `Markup.format`, which escapes it.
+A chart is Bokeh's JSON: data, never code. `page.js` colors it from the style sheet, so that charts follow the reader's
+light or dark scheme. Text from run folders goes only into tooltips and text glyphs, which show it as it is; in titles,
+axis labels, and tick labels Bokeh would look for TeX.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Any
 
-from markupsafe import Markup
+from bokeh.embed import json_item
+from bokeh.models import (
+    BasicTicker,
+    ColumnDataSource,
+    HoverTool,
+    NumeralTickFormatter,
+    Range1d,
+)
+from bokeh.plotting import figure
+from bokeh.resources import Resources
 
 from yt8m.report.hyperparameters import Hyperparameter
 
-WIDTH, HEIGHT = 420, 270  # a chart as wide as a phone, in units of about a pixel
-LEFT, RIGHT, TOP, BOTTOM = 54, 24, 12, 44  # margins for ticks and labels
-HUES = 6  # colours told apart by everybody; a second round of them is dashed, later runs are grey
-MOST_POINTS = 150  # of a line
+HUES = 6  # colors that everyone can tell apart; ranks 7 to 12 repeat them dashed, later ranks are grey
+MOST_LINES = 100  # runs drawn in a chart of curves, which keeps the page small
+_MOST_POINTS = 150  # per line
+_MARKED = 40  # a line of at most so many points shows them
 
-_TEXT = Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>')
+Chart = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of one run: its rank (the best run's is 1), the name that a pointer over it shows, and (x, y)."""
+    """One run's line: its rank (1 is the best), its label, what is drawn, and (x, y) points."""
 
     rank: int
-    name: str
+    label: str
+    series: str
     points: list[tuple[float, float]]
+    faint: bool = False
 
 
-class Axis:
-    """Maps values between `low` and `high` to positions between `start` and `end`."""
-
-    def __init__(self, values: Sequence[float], start: float, end: float, log: bool = False):
-        self.start, self.end, self.log = start, end, log
-        low, high = min(values), max(values)
-        if low == high:
-            low, high = low - (abs(low) / 2 or 0.5), high + (abs(high) / 2 or 0.5)
-        self.low, self.high = low, high
-
-    def __call__(self, value: float) -> float:
-        scale = math.log10 if self.log else float
-        share = (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
-        return self.start + share * (self.end - self.start)
-
-    def ticks(self) -> list[float]:
-        """Three to seven round numbers within the range."""
-        if self.log:
-            return [self.low, self.high]
-        rough = (self.high - self.low) / 5
-        power = 10.0 ** math.floor(math.log10(rough))
-        step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [round(number * step, 12) for number in range(first, last + 1)]
+def bokeh_script() -> str:
+    """Bokeh's JavaScript, without its optional parts (widgets, tables, WebGL, MathJax)."""
+    return Resources(mode="inline", components=["bokeh"], minified=True).js_raw[0]
 
 
-def style(rank: int) -> str:
-    """The classes that give the run of a rank its colour and dashes."""
-    if rank > 2 * HUES:
-        return f"run run-{rank} rest"
-    return f"run run-{rank} hue-{(rank - 1) % HUES}{' dashed' if rank > HUES else ''}"
+def hue(rank: int) -> int:
+    """Number of the run's color in the style sheet; -1 is grey."""
+    return (rank - 1) % HUES if rank <= 2 * HUES else -1
 
 
-def number(value: float) -> str:
-    """A short number: 12k, 0.003, 1.5M."""
-    for size, sign in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= size:
-            return f"{value / (1e3 if sign == 'k' else size):.3g}{sign}"
-    return f"{value:.4g}"
+def dash(rank: int) -> str:
+    return "dashed" if HUES < rank <= 2 * HUES else "solid"
 
 
-def line_chart(lines: list[Line], title: str, x_label: str, y_label: str) -> Markup:
-    """Lines over a common scale, each with its rank at its end."""
-    lines = [Line(line.rank, line.name, _thinned(line.points)) for line in lines if line.points]
-    x = Axis([0, *(px for line in lines for px, _ in line.points)], LEFT, WIDTH - RIGHT)
-    y = Axis([py for line in lines for _, py in line.points], HEIGHT - BOTTOM - 8, TOP + 6)
-    parts = [_grid(x, y, x_label, y_label)]
-    for line in reversed(lines):  # the best on top
-        where = [(x(px), y(py)) for px, py in line.points]
-        parts.append(
-            Markup('<g class="{}"><title>{}</title><path class="line" d="{}"/>{}</g>').format(
-                style(line.rank),
-                f"{line.rank}  {line.name}",
-                "M" + "L".join(f"{px:.1f},{py:.1f}" for px, py in where),
-                _dot(*where[-1]),
-            )
+def line_chart(lines: Sequence[Line], x_label: str, y_label: str) -> Chart:
+    """Lines of the best runs on common axes; the best is on top."""
+    drawn = [line for line in lines if line.points and line.rank <= MOST_LINES][::-1]
+    thinned = [_thinned(line.points) for line in drawn]
+    chart = _figure(x_label, y_label)
+    columns = {
+        "xs": [[x for x, _ in points] for points in thinned],
+        "ys": [[y for _, y in points] for points in thinned],
+        **_run_columns([line.rank for line in drawn], [line.label for line in drawn]),
+        "series": [line.series for line in drawn],
+        "width": [1.0 if line.faint else 2.0 for line in drawn],
+        "strength": [0.5 if line.faint else 1.0 for line in drawn],
+    }
+    renderer = _multi_line(chart, columns)
+    marked = [
+        (line, point)
+        for line, points in zip(drawn, thinned, strict=True)
+        for point in points
+        if len(points) <= _MARKED and not line.faint
+    ]
+    dots = {
+        "x": [x for _, (x, _) in marked],
+        "y": [y for _, (_, y) in marked],
+        **_run_columns([line.rank for line, _ in marked], [line.label for line, _ in marked]),
+        "strength": [1.0] * len(marked),
+    }
+    _scatter(chart, dots)
+    chart.add_tools(
+        HoverTool(
+            renderers=[renderer],
+            tooltips=[
+                ("run", "#@rank @label"),
+                ("@series", "$snap_y{0.0000}"),  # a label may hold a column
+                (x_label, "$snap_x{0.[0]a}"),
+            ],
+            line_policy="nearest",
+            point_policy="snap_to_data",
+            limit=1,
         )
-    ends = [(line.rank, x(line.points[-1][0]), y(line.points[-1][1])) for line in lines]
-    parts += [_TEXT.format(f"{style(rank)} end", px + 6, py + 4, rank) for rank, px, py in _apart(ends)]
-    return _svg(title, Markup("").join(parts))
+    )
+    return _json(chart)
 
 
 def parallel_coordinates(
-    hyperparameters: list[Hyperparameter], scores: list[float], names: list[str], metric: str
-) -> Markup:
-    """One line per run through an axis for each hyperparameter, to the metric at the right; the best is bold.
+    hyperparameters: Sequence[Hyperparameter], scores: Sequence[float], labels: Sequence[str], metric: str
+) -> Chart:
+    """One line per run through an axis per hyperparameter, to the metric on the right; the best is bold.
 
     Args:
-        hyperparameters: the axes, from left to right, with a value for every run.
-        scores, names: of the runs, best first.
-        metric: the name of the scores.
+        hyperparameters: the axes from left to right, with a value for every run.
+        scores: of the runs, best first.
+        labels: of the runs.
+        metric: title of the scores.
     """
-    gap, top, bottom = 130, 44, 250
-    right = 60 + gap * len(hyperparameters)
-    axes, columns = [], []
-    for place, one in enumerate(hyperparameters):
-        x = 60 + gap * place
-        position, ticks = _scale(one, bottom, top)
-        columns.append([(x, position(value)) for value in one.values])
-        axes.append(_axis(x, one.key.rpartition(".")[2] or one.key, one.key, top, bottom, ticks))
-    y = Axis(scores, bottom, top)
-    columns.append([(right, y(score)) for score in scores])
-    axes.append(_axis(right, metric, metric, top, bottom, [(y(tick), number(tick)) for tick in y.ticks()]))
-    parts = []
-    for rank in range(len(scores), 0, -1):
-        where = [column[rank - 1] for column in columns]
-        curve = "M{:.1f},{:.1f}".format(*where[0]) + "".join(
-            f"C{(ax + bx) / 2:.1f},{ay:.1f} {(ax + bx) / 2:.1f},{by:.1f} {bx:.1f},{by:.1f}"
-            for (ax, ay), (bx, by) in pairwise(where)
+    axes = [(one.key, *_scale(one)) for one in hyperparameters]
+    axes.append((metric, *_number_scale(scores, log=False)))
+    values = [*(one.values for one in hyperparameters), list(scores)]
+    places = [
+        [position(value) for value in column] for column, (_, position, _) in zip(values, axes, strict=True)
+    ]
+    order = range(len(scores) - 1, -1, -1)  # the best on top
+    chart = _figure("", "", x_range=Range1d(-0.4, len(axes) - 0.45), y_range=Range1d(-0.06, 1.2))
+    chart.xaxis.visible = chart.yaxis.visible = chart.grid.visible = False
+    columns = {
+        "xs": [list(range(len(axes))) for _ in order],
+        "ys": [[column[run] for column in places] for run in order],
+        **_run_columns([run + 1 for run in order], [labels[run] for run in order]),
+        "score": [scores[run] for run in order],
+        "width": [4.0 if run == 0 else 1.8 for run in order],
+        "strength": [1.0] * len(scores),
+    }
+    renderer = _multi_line(chart, columns)
+    at = list(range(len(axes)))
+    chart.segment(x0=at, x1=at, y0=[0] * len(at), y1=[1] * len(at), name="axis")
+    names = [_shortened(key.rpartition(".")[2] or key, 18) for key, _, _ in axes]
+    headings = {"x": at, "y": [1.06] * len(at), "text": names, "key": [key for key, _, _ in axes]}
+    chart.text("x", "y", "text", source=ColumnDataSource(headings), text_align="center", name="heading")
+    ticks = [(x, y, _shortened(text, 16)) for x, (_, _, marks) in enumerate(axes) for y, text in marks]
+    chart.text(
+        *([tick[part] for tick in ticks] for part in (0, 1, 2)),
+        x_offset=6,
+        text_baseline="middle",
+        name="tick",
+    )
+    chart.add_tools(
+        HoverTool(
+            renderers=[renderer],
+            tooltips=[("run", "#@rank @label"), (metric, "@score{0.0000}")],
+            line_policy="interp",
+            limit=1,
         )
-        parts.append(
-            Markup('<g class="{}{}"><title>{}</title><path class="line" d="{}"/></g>').format(
-                style(rank), " best" if rank == 1 else "", f"{rank}  {names[rank - 1]}", curve
-            )
-        )
-    return _svg(
-        f"Hyperparameters of every run against {metric}", Markup("").join(parts + axes), right + 70, 270
+    )
+    return _json(chart)
+
+
+def calibration_chart(points: Sequence[tuple[float, float, int]]) -> Chart:
+    """Share of true labels against the mean score; each point has the number of scores it stands for."""
+    chart = _figure("score", "share of true labels", x_range=Range1d(0, 1), y_range=Range1d(0, 1.02))
+    chart.segment(x0=[0], y0=[0], x1=[1], y1=[1], line_dash="dotted", name="axis")
+    columns = {
+        "x": [score for score, _, _ in points],
+        "y": [rate for _, rate, _ in points],
+        "count": [count for _, _, count in points],
+        "hue": [0] * len(points),
+        "strength": [1.0] * len(points),
+    }
+    source = ColumnDataSource(columns)
+    line = {
+        "xs": [columns["x"]],
+        "ys": [columns["y"]],
+        "hue": [0],
+        "dash": ["solid"],
+        "width": [2.0],
+        "strength": [1.0],
+    }
+    _multi_line(chart, line)
+    dots = _scatter(chart, source, size=9)
+    chart.text([0.03], [0.93], ["scores too low"], name="note")
+    chart.text([0.97], [0.04], ["scores too high"], text_align="right", name="note")
+    tooltips = [("mean score", "@x{0.000}"), ("true labels", "@y{0.0%}"), ("scores", "@count{0,0}")]
+    chart.add_tools(HoverTool(renderers=[dots], tooltips=tooltips, limit=1))
+    return _json(chart)
+
+
+def _figure(x_label: str, y_label: str, **ranges: Any) -> Any:
+    chart = figure(
+        height=300,
+        sizing_mode="stretch_width",
+        tools="pan,box_zoom,wheel_zoom,reset",
+        active_drag="box_zoom",
+        active_scroll=None,  # the page scrolls until the reader picks wheel zoom
+        toolbar_location="above",
+        x_axis_label=x_label,
+        y_axis_label=y_label,
+        background_fill_color=None,
+        border_fill_color=None,
+        outline_line_color=None,
+        **ranges,
+    )
+    chart.toolbar.logo = None
+    chart.toolbar.group = False
+    chart.xaxis.ticker = BasicTicker(desired_num_ticks=5)
+    chart.xaxis.formatter = NumeralTickFormatter(format="0.[00]a")
+    return chart
+
+
+def _multi_line(chart: Any, columns: dict[str, list[Any]]) -> Any:
+    source = ColumnDataSource(columns)
+    return chart.multi_line(
+        "xs", "ys", source=source, line_width="width", line_dash="dash", line_alpha="strength", name="runs"
     )
 
 
-def calibration_chart(points: list[tuple[float, float, int]]) -> Markup:
-    """Mean score against the share of true labels, with how many scores each point stands for."""
-    x, y = Axis([0, 1], LEFT, WIDTH - RIGHT), Axis([0, 1], HEIGHT - BOTTOM, TOP)
-    where = [(x(score), y(rate)) for score, rate, _ in points]
-    dots = Markup("").join(
-        Markup("<g><title>{}</title>{}</g>").format(
-            f"score {score:.3f}: {rate:.1%} of {count:,} are true labels", _dot(*place, 4)
-        )
-        for place, (score, rate, count) in zip(where, points, strict=True)
-    )
-    body = Markup(
-        '{}<path class="ideal" d="M{},{}L{},{}"/>{}{}<g class="hue-0"><path class="line" d="{}"/>{}</g>'
-    )
-    return _svg(
-        "Calibration",
-        body.format(
-            _grid(x, y, "score", "share of true labels"),
-            *(x(0), y(0), x(1), y(1)),
-            _TEXT.format("note", x(0.03), y(0.93), "scores too low"),
-            _TEXT.format("note right", x(0.98), y(0.04), "scores too high"),
-            "M" + "L".join(f"{px:.1f},{py:.1f}" for px, py in where),
-            dots,
-        ),
+def _scatter(chart: Any, columns: Any, size: int = 5) -> Any:
+    source = columns if isinstance(columns, ColumnDataSource) else ColumnDataSource(columns)
+    return chart.scatter(
+        "x", "y", source=source, size=size, line_color=None, fill_alpha="strength", name="runs"
     )
 
 
-def _scale(one: Hyperparameter, start: float, end: float) -> tuple[Callable, list[tuple[float, str]]]:
-    """Position of a hyperparameter's value, and ticks: numbers to scale (over a decade or more by the
-    logarithm), a few values at equal distances."""
+def _run_columns(ranks: list[int], labels: list[str]) -> dict[str, list[Any]]:
+    return {"rank": ranks, "label": labels, "hue": list(map(hue, ranks)), "dash": list(map(dash, ranks))}
+
+
+# Where a value is on an axis, from 0 to 1, and the axis's (position, text) ticks.
+_Axis = tuple[Callable[[Any], float], list[tuple[float, str]]]
+
+
+def _scale(one: Hyperparameter) -> _Axis:
+    """Numbers to scale (logarithmic from one decade up); a few distinct values at equal distances."""
     distinct = set(one.values)
     if one.is_numeric and len(distinct) > 4:
-        axis = Axis(one.values, start, end, log=min(distinct) > 0 and max(distinct) >= 10 * min(distinct))
-        return axis, [(axis(tick), number(tick)) for tick in axis.ticks()]
+        return _number_scale([float(value) for value in one.values], log=True)
     ordered = sorted(distinct, key=lambda value: (isinstance(value, str), value))
-    places = Axis([0, len(ordered) - 1], start, end)
-    ticks = [
-        (places(place), number(v) if isinstance(v, (int, float)) else str(v))
-        for place, v in enumerate(ordered)
-    ]
-    return (lambda value: places(ordered.index(value))), ticks
+    place = {value: n / (len(ordered) - 1) if len(ordered) > 1 else 0.5 for n, value in enumerate(ordered)}
+    return place.__getitem__, [(place[value], _tick(value)) for value in ordered]
 
 
-def _axis(x: float, name: str, key: str, top: float, bottom: float, ticks: list[tuple[float, str]]) -> Markup:
-    short = name if len(name) <= 18 else f"{name[:17]}…"
-    labels = Markup("").join(
-        Markup('<text class="tick halo" x="{:.1f}" y="{:.1f}">{}</text>').format(
-            x + 6, place + 4, text if len(text) <= 16 else f"{text[:15]}…"
-        )
-        for place, text in ticks
-    )
-    return Markup(
-        '<g><title>{}</title><path class="axis" d="M{x},{top}V{bottom}"/>{}<text class="name" x="{x}" y="20">{}</text>'
-        "</g>"
-    ).format(key, labels, short, x=x, top=top, bottom=bottom)
+def _number_scale(values: Sequence[float], log: bool) -> _Axis:
+    low, high = min(values), max(values)
+    if low == high:
+        return (lambda _: 0.5), [(0.5, _tick(low))]
+    log = log and low > 0 and high >= 10 * low
+    scale: Callable[[float], float] = math.log10 if log else float
+    start, end = scale(low), scale(high)
+
+    def position(value: float) -> float:
+        return (scale(value) - start) / (end - start)
+
+    marks = [start + (end - start) * n / 4 for n in range(5)]
+    return position, [(n / 4, _tick(10**mark if log else mark)) for n, mark in enumerate(marks)]
 
 
-def _grid(x: Axis, y: Axis, x_label: str, y_label: str) -> Markup:
-    parts = []
-    for tick in y.ticks():
-        parts.append(Markup('<path class="grid" d="M{},{:.1f}H{}"/>').format(LEFT, y(tick), WIDTH - RIGHT))
-        parts.append(_TEXT.format("tick y", LEFT - 6, y(tick) + 4, number(tick)))
-    parts += [_TEXT.format("tick x", x(tick), HEIGHT - BOTTOM + 17, number(tick)) for tick in x.ticks()]
-    parts.append(Markup('<path class="axis" d="M{},{}H{}"/>').format(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT))
-    parts.append(_TEXT.format("label x", (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_label))
-    middle = (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(
-        Markup('<text class="label x" transform="translate(12 {:.1f}) rotate(-90)">{}</text>').format(
-            middle, y_label
-        )
-    )
-    return Markup("").join(parts)
+def _tick(value: float | str) -> str:
+    """A short text: 12k, 0.003, 1.5M, Adam."""
+    if isinstance(value, str):
+        return value
+    for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 10 * size or (abs(value) >= size and sign != "k"):
+            return f"{value / size:.3g}{sign}"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.4g}"
 
 
-def _dot(x: float, y: float, radius: float = 2.5) -> Markup:
-    return Markup('<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="{}"/>').format(x, y, radius)
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def _svg(title: str, body: Markup, width: float = WIDTH, height: float = HEIGHT) -> Markup:
-    return Markup(
-        '<svg viewBox="0 0 {width:g} {height:g}" style="--w:{width:g}" role="img" aria-label="{}">{}</svg>'
-    ).format(title, body, width=width, height=height)
+def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most `_MOST_POINTS` points, means of neighbors, rounded to six digits to keep the page small."""
+    size = max(1, math.ceil(len(points) / _MOST_POINTS))
+    chunks = [points[begin : begin + size] for begin in range(0, len(points), size)]
+    return [(_mean([x for x, _ in chunk]), _mean([y for _, y in chunk])) for chunk in chunks]
 
 
-def _apart(labels: list[tuple[int, float, float]]) -> list[tuple[int, float, float]]:
-    """(rank, x, y) of the ranks that have a colour, moved up or down until none covers another."""
-    placed: list[tuple[int, float, float]] = []
-    for rank, x, y in labels[: 2 * HUES]:
-        for shift in sorted(range(-165, 166, 11), key=abs):
-            free = all(
-                abs(x - other_x) > 14 or abs(y + shift - other_y) > 10 for _, other_x, other_y in placed
-            )
-            if free and TOP <= y + shift <= HEIGHT - BOTTOM:
-                placed.append((rank, x, y + shift))
-                break
-    return placed
+def _mean(values: list[float]) -> float:
+    return float(f"{sum(value / len(values) for value in values):.6g}")
 
 
-def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most MOST_POINTS points, means of neighbours."""
-    size = math.ceil(len(points) / MOST_POINTS)
-    chunks = (points[begin : begin + size] for begin in range(0, len(points), size))
-    return [
-        (sum(x for x, _ in chunk) / len(chunk), sum(y for _, y in chunk) / len(chunk)) for chunk in chunks
-    ]
+def _json(chart: Any) -> Chart:
+    return dict(json_item(chart))

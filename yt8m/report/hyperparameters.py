@@ -1,23 +1,34 @@
-"""In which hyperparameters runs differ, and how much of a metric's variance each explains."""
+"""The hyperparameters in which runs differ, and how much of a metric's variance each explains."""
 
 import math
 from dataclasses import dataclass
 
 from yt8m.report.runs import Run, clean
 
-DEFAULT = "default"  # for a run whose configuration leaves the key to the constructor
-FEW_RUNS = 10  # below, chance alone makes some hyperparameter look important
+DEFAULT = "default"  # the value of a run whose configuration leaves the key to the constructor
+FEW_RUNS = 10  # with fewer, chance alone makes some hyperparameter look important
 
 # Keys that say where and how a run was recorded and fed, not what was trained.
-_NOT_HYPER = ("output_dir", "ckpt_path", "test", "optimized_", "logger.", "callbacks.", "dataset.root")
-_NOT_HYPER += (
+_NOT_HYPER = (
+    "output_dir",
+    "ckpt_path",
+    "test",
+    "optimized_",
+    "logger",
+    "callbacks",
+    "hydra",
+    "hparams_search",
+    "dataset.root",
     "dataset.train",
     "dataset.validate",
     "dataset.test",
     "dataset.vocabulary",
     "dataset.num_workers",
+    "trainer.default_root_dir",
+    "trainer.log_every_n_steps",
+    "trainer.enable_",
+    "trainer._target_",
 )
-_NOT_HYPER += ("trainer.default_root_dir", "trainer.log_every_n_steps", "trainer.enable_", "trainer._target_")
 _BINS = 4
 
 
@@ -26,8 +37,8 @@ class Hyperparameter:
     """A key in which runs differ, with each run's value, in the order of the runs.
 
     Attributes:
-        together: keys that change with it, so that nothing can tell them apart.
-        importance: share of the metric's variance that it explains, 0 to 1; None where that cannot be told.
+        together: keys that change in the same way; their effects cannot be separated.
+        importance: share of the metric's variance that it explains, 0 to 1; None if it cannot be computed.
     """
 
     key: str
@@ -37,18 +48,23 @@ class Hyperparameter:
 
     @property
     def is_numeric(self) -> bool:
-        return all(isinstance(value, (int, float)) for value in self.values)
+        return all(isinstance(value, int | float) for value in self.values)
+
+
+def is_hyperparameter(key: str) -> bool:
+    """Whether a key of the configuration can change what is learned."""
+    return not key.startswith(_NOT_HYPER)
 
 
 def varied(runs: list[Run], metric: str) -> list[Hyperparameter]:
-    """The hyperparameters in which runs differ, the most important first.
+    """The hyperparameters in which runs differ, most important first.
 
     Args:
-        runs: runs with a value of the metric.
-        metric: its name.
+        runs: all with a value of the metric.
+        metric: its key in metrics.json.
     """
-    keys = {key for run in runs for key in run.config if not key.startswith(_NOT_HYPER)}
-    scores = [run.number(metric) for run in runs]
+    keys = {key for run in runs for key in run.config if is_hyperparameter(key)}
+    scores = [score for run in runs if (score := run.number(metric)) is not None]
     found: dict[tuple[int, ...], Hyperparameter] = {}
     for key in sorted(keys, key=lambda key: (not key.endswith("._target_"), key.count("."), key)):
         values = [_value(run.config[key]) if key in run.config else DEFAULT for run in runs]
@@ -62,15 +78,14 @@ def varied(runs: list[Run], metric: str) -> list[Hyperparameter]:
 
 
 def importance(values: list[float | str], scores: list[float]) -> float | None:
-    """The share of the variance of the scores that a hyperparameter's values explain: ε² (Kelley, 1935).
+    """Share of the scores' variance that a hyperparameter explains: ε² (Kelley, 1935).
 
-    ε² = 1 - (1 - η²)·(n - 1)/(n - k) for n runs in k groups, with η² the sum of squares between the groups
-    over that of all runs. Unlike η², it does not grow with the number of groups alone. A group is a value, or
-    one of four quantile bins where there are more than four numbers. Hyperparameters that were changed
-    together share their effect.
+    ε² = 1 - (1 - η²)·(n - 1)/(n - k) for n runs in k groups, where η² is the between-group sum of squares over the
+    total. Unlike η², it does not grow just because there are more groups. A group is one value, or one of four
+    quantile bins if there are more than four numbers.
 
     Returns:
-        0 (also where ε² is below) to 1; None where every group is one run or all scores are equal.
+        0 to 1 (negative ε² counts as 0); None if every group is a single run or all scores are equal.
     """
     groups = _groups(values)
     n, k = len(scores), len(set(groups))
@@ -86,7 +101,7 @@ def importance(values: list[float | str], scores: list[float]) -> float | None:
 
 
 def _groups(values: list[float | str]) -> list[float | str | int]:
-    distinct = sorted({value for value in values if isinstance(value, (int, float))})
+    distinct = sorted({value for value in values if isinstance(value, int | float)})
     if len(distinct) <= _BINS or len(distinct) < len(set(values)):
         return list(values)
     ordered = sorted(values)
@@ -95,8 +110,8 @@ def _groups(values: list[float | str]) -> list[float | str | int]:
 
 
 def _value(value: object) -> float | str:
-    """A number as it is; `yt8m.models.nn.NN` as NN; else text."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    """Numbers stay numbers, `yt8m.models.nn.NN` becomes NN, anything else text."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return value
     text = clean(value)
     return text.rpartition(".")[2] if text.startswith(("yt8m.", "torch.")) else text

@@ -1,26 +1,24 @@
-"""A report as one HTML file that asks nothing of the outside."""
+"""The report as a single HTML file."""
 
-import base64
-import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
+from yt8m.html.render import render as render_page
 from yt8m.report import charts
 from yt8m.report.hyperparameters import FEW_RUNS, varied
-from yt8m.report.leaderboard import CAPTION, COLUMNS, Leaderboard
-from yt8m.report.runs import Run, clean
+from yt8m.report.leaderboard import CAPTION, Leaderboard
+from yt8m.report.runs import Point
 
-if TYPE_CHECKING:  # it imports torch, which a report without figures of classes need not wait for
-    from yt8m.report.per_class import ClassFigures
+if TYPE_CHECKING:  # it imports torch, which a report without class statistics does not need
+    from yt8m.report.per_class import ClassStats
 
 _FOLDER = Path(__file__).parent
 _MOST_AXES = 8  # hyperparameters in the plot of parallel coordinates
 _UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
+_TILES = ("val/gap", "val/hit1", "val/map", "params")
 
 
 @dataclass(frozen=True)
@@ -28,91 +26,66 @@ class Panel:
     """A chart with its heading."""
 
     title: str
-    chart: Markup
+    chart: charts.Chart
 
 
-def render(board: Leaderboard, classes: "ClassFigures | str") -> str:
-    """The page; `classes` is why there are no figures of classes, where there are none."""
-    script, css = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def render(board: Leaderboard, classes: "ClassStats | str") -> str:
+    """The page; `classes` is the reason if there are no class statistics."""
     hyperparameters = varied(board.ranked, board.metric) if board.ranked else []
-    names = [_legend(run, [one.key for one in hyperparameters[:4]]) for run in board.ranked]
-    scores = [run.number(board.metric) for run in board.ranked]
+    scores = [score for run in board.ranked if (score := run.number(board.metric)) is not None]
     axes = hyperparameters[:_MOST_AXES]
-    return environment.get_template("page.html").render(
-        css=Markup(css),
-        script=Markup(script),
-        # The browser runs this script and no other: what a run's files hold cannot become one.
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    labels = [run.label for run in board.ranked]
+    stats = None if isinstance(classes, str) else classes
+    return render_page(
+        _FOLDER / "page.html",
+        scripts=(charts.bokeh_script(), (_FOLDER / "page.js").read_text(encoding="utf-8")),
         written=f"{datetime.now():%Y-%m-%d %H:%M}",
         board=board,
-        columns=COLUMNS,
+        tiles=[column for column in board.columns if column.key in _TILES],
         caption=CAPTION,
-        names=names,
-        style=charts.style,
-        curves=learning_curves(board, names),
+        hue=charts.hue,
+        dash=charts.dash,
+        colored=2 * charts.HUES,
+        curves=learning_curves(board),
+        most_lines=charts.MOST_LINES,
         without_curves=sum(not run.curves for run in board.ranked),
         hyperparameters=hyperparameters,
         most_axes=_MOST_AXES,
         few_runs=FEW_RUNS,
-        parallel=charts.parallel_coordinates(axes, scores, names, board.metric) if axes else None,
-        classes=None if isinstance(classes, str) else classes,
+        parallel=charts.parallel_coordinates(axes, scores, labels, board.title) if axes else None,
+        classes=stats,
         no_classes=classes if isinstance(classes, str) else "",
-        calibration=None
-        if isinstance(classes, str)
-        else charts.calibration_chart([(b.score, b.hit_rate, b.count) for b in classes.calibration]),
+        calibration=charts.calibration_chart([(b.score, b.hit_rate, b.count) for b in stats.calibration])
+        if stats
+        else None,
     )
 
 
-def learning_curves(board: Leaderboard, names: list[str]) -> list[Panel]:
-    """The metric and the losses of all ranked runs, each over steps and over time."""
+def learning_curves(board: Leaderboard) -> list[Panel]:
+    """The metric and both losses of the ranked runs, over steps and over time."""
+    plots = [(board.title, {board.metric: board.title})] if not board.metric.endswith("loss") else []
+    plots.append(("Loss", {"val/loss": "validation loss", "train/loss_step": "training loss"}))
     panels = []
-    kinds = {
-        board.metric: _title(board.metric),
-        "val/loss": "Validation loss",
-        "train/loss_step": "Training loss",
-    }
-    for key, title in kinds.items():
-        curves = [(rank, run.curves.get(key, [])) for rank, run in enumerate(board.ranked, start=1)]
-        longest = max((p.seconds or 0.0 for _, points in curves for p in points), default=0.0)
-        size, unit = next((one for one in _UNITS if longest >= 2 * one[0]), _UNITS[-1])
-        over_steps, over_time = [], []
-        for rank, points in curves:
-            timed = [(p.seconds / size, p.value) for p in points if p.seconds is not None]
-            over_steps.append(charts.Line(rank, names[rank - 1], [(p.step, p.value) for p in points]))
-            over_time.append(charts.Line(rank, names[rank - 1], timed))
-        for lines, label, what in (
-            (over_steps, "optimizer step", "steps"),
-            (over_time, f"time ({unit})", "time"),
+    for title, series in plots:
+        points = [points for run in board.ranked for key in series for points in run.curves.get(key, [])]
+        size, unit = _time_unit(points)
+        by_axis: tuple[list[charts.Line], list[charts.Line]] = ([], [])
+        for rank, run in enumerate(board.ranked, start=1):
+            for key, name in series.items():
+                curve = run.curves.get(key, [])
+                steps = [(float(p.step), p.value) for p in curve]
+                times = [(p.seconds / size, p.value) for p in curve if p.seconds is not None]
+                for lines, where in zip(by_axis, (steps, times), strict=True):
+                    lines.append(charts.Line(rank, run.label, name, where, faint=key == "train/loss_step"))
+        for lines, x_label, over in zip(
+            by_axis, ("optimizer step", f"time ({unit})"), ("steps", "time"), strict=True
         ):
             if any(line.points for line in lines):
-                heading = f"{title} over {what}"
-                panels.append(Panel(heading, charts.line_chart(lines, heading, label, _title(key))))
+                panels.append(Panel(f"{title} over {over}", charts.line_chart(lines, x_label, title)))
     return panels
 
 
-def _legend(run: Run, keys: list[str]) -> str:
-    """The network and the values by which it differs from others."""
-    differing = (key for key in keys if key in run.config)
-    return clean(
-        ", ".join([run.model, *(f"{key.rpartition('.')[2]} {run.config[key]}" for key in differing)]), 60
-    )
-
-
-def _title(metric: str) -> str:
-    titles = {
-        "gap": "GAP",
-        "map": "mAP",
-        "perr": "PERR",
-        "hit1": "Hit@1",
-        "loss": "loss",
-        "loss_step": "loss",
-    }
-    name = metric.rpartition("/")[2]
-    return titles.get(name, clean(metric))
+def _time_unit(points: Sequence[Point]) -> tuple[float, str]:
+    """Seconds in the unit for the time axis, and its name."""
+    longest = max((point.seconds or 0.0 for point in points), default=0.0)
+    return next((unit for unit in _UNITS if longest >= 2 * unit[0]), _UNITS[-1])

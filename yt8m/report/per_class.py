@@ -1,4 +1,4 @@
-"""What the best run gets right, class by class: its best checkpoint on the validation partition, in one pass."""
+"""Statistics of the best run, class by class: its best.ckpt on the validation partition, in one pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ CONFUSED = 16  # classes in the confusion matrix
 
 @dataclass(frozen=True)
 class ClassScore:
-    """Average precision of a class over the pairs in their videos' top 20, and its positives."""
+    """Average precision of a class over the pairs in their videos' top 20, and its number of positives."""
 
     name: str
     average_precision: float
@@ -32,7 +32,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Scores between two tenths: their mean, the share of them that are true labels, their number."""
+    """Scores between two tenths: their mean, the share of them that are true labels, and their count."""
 
     score: float
     hit_rate: float
@@ -40,20 +40,19 @@ class CalibrationBin:
 
 
 @dataclass(frozen=True)
-class ClassFigures:
-    """Figures of one checkpoint on one partition.
+class ClassStats:
+    """Statistics of one checkpoint on one partition.
 
     Attributes:
         gap: GAP of the checkpoint.
-        videos: how many were scored.
-        classes: every class with positives, best first, of equals the most frequent first.
-        genres: as yt8m.eval writes them; empty where no verticals are known.
+        videos: number of scored videos.
+        classes: every class with positives, best first, ties by frequency.
+        genres: as yt8m.eval computes them; empty if no verticals are known.
         calibration: the bins that hold scores.
         confused: names of the most frequent classes, most frequent first.
-        confusion: [i][j], i ≠ j: of the videos of class i without label j, the share in whose top n (n their
-            number of labels) stands j; [i][i]: of the videos of class i, the share in whose top n stands i.
-            None where no video counts.
-        cooccurrence: [i][j]: of the videos of class i, the share that are also labelled j.
+        confusion: [i][j], i ≠ j: share of the videos with label i and without label j that have j in their top n (n is
+            their number of labels); [i][i]: share of the videos with label i that have i there. None: no such video.
+        cooccurrence: [i][j]: share of the videos with label i that also have label j.
     """
 
     gap: float
@@ -66,20 +65,20 @@ class ClassFigures:
     cooccurrence: list[list[float]]
 
     def best(self) -> list[ClassScore]:
-        """The first twenty, or the better half of fewer than forty classes."""
+        """The first twenty, or the better half if there are fewer than forty classes."""
         return self.classes[: min(LISTED, (len(self.classes) + 1) // 2)]
 
     def worst(self) -> list[ClassScore]:
-        """Worst first, of equals the most frequent first; no class that is among the best."""
+        """Worst first, ties by frequency; none of the best."""
         others = self.classes[len(self.best()) :]
         return sorted(others, key=lambda one: (one.average_precision, -one.positives))[:LISTED]
 
 
 class ClassCounts:
-    """Accumulates batches of scores; its size does not grow with the number of scores but for the top pairs.
+    """Accumulates batches of scores. Only the top pairs grow with the number of videos.
 
     Args:
-        num_classes: C. Two int32 matrices [C, C] are kept.
+        num_classes: C. Keeps two int32 matrices [C, C].
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu"):
@@ -89,7 +88,7 @@ class ClassCounts:
         self.labelled, self.added = torch.zeros(2, num_classes**2, dtype=torch.int32, device=device)
 
     def update(self, scores: Tensor, labels: Tensor, mask: Tensor | None = None) -> None:
-        """Scores float [B, C], labels bool [B, C], and the rated labels, bool [B, C] (None: all)."""
+        """Add scores float [B, C], labels bool [B, C], and which labels were rated, bool [B, C] (None: all)."""
         self.videos += len(scores)
         self.ranked.update(scores, labels, mask)
         rated = torch.ones_like(labels) if mask is None else mask
@@ -102,20 +101,20 @@ class ClassCounts:
         top = scores.where(rated, -1).topk(int(n.max()), dim=1).indices  # [B, k]
         within_n = torch.arange(top.shape[1], device=top.device) < n[:, None]
         chosen = torch.zeros_like(labels).scatter_(1, top, within_n)
-        rows, classes = labels.nonzero(as_tuple=True)  # [M]: a video and one of its labels
+        rows, classes = labels.nonzero(as_tuple=True)  # [M] each: a video and one of its labels
         self._count(self.labelled, classes, labels[rows])
         itself = torch.zeros_like(labels[rows]).scatter_(1, classes[:, None], True)
         self._count(self.added, classes, chosen[rows] & (~labels[rows] | itself))
 
-    def figures(self, infos: Sequence[ClassInfo], of_genres: MAP | None = None) -> ClassFigures:
-        """The figures so far.
+    def stats(self, infos: Sequence[ClassInfo], of_genres: MAP | None = None) -> ClassStats:
+        """The statistics so far.
 
         Args:
-            infos: of the classes in index order.
-            of_genres: has gathered the scores of the same videos' genres; None where none are known.
+            infos: the classes in index order.
+            of_genres: has accumulated the genre scores of the same videos; None if no genres are known.
 
         Raises:
-            ConfigError: the scores are not numbers, or nothing was rated.
+            ConfigError: a score is NaN, or nothing was rated.
         """
         scores, classes, hits, positives = self.ranked.pairs()
         try:
@@ -139,7 +138,7 @@ class ClassCounts:
             [a / n if n else None for a, n in zip(*row, strict=True)]
             for row in zip(added.tolist(), without.tolist(), strict=True)
         ]
-        return ClassFigures(
+        return ClassStats(
             gap=float(gap(scores, hits, positives)),
             videos=self.videos,
             classes=table,
@@ -163,22 +162,22 @@ class ClassCounts:
         counts.index_add_(0, places, torch.ones_like(places, dtype=counts.dtype))
 
 
-def class_figures(
+def class_stats(
     checkpoint: Path, dataset: dict[str, Any], trusted_packages: Sequence[str] = ()
-) -> ClassFigures:
+) -> ClassStats:
     """Score the validation partition with a checkpoint.
 
     Args:
-        checkpoint: of yt8m.train; nothing in it is executed.
-        dataset: what is not None replaces the checkpoint's own configuration of the dataset.
+        checkpoint: of yt8m.train. Nothing in it is executed.
+        dataset: settings that are not None replace those of the checkpoint.
         trusted_packages: packages outside of this project that may define what the checkpoint names.
 
     Raises:
         ConfigError: the checkpoint or the data cannot be used.
-        DataError: a damaged shard.
+        DataError: a shard is damaged.
     """
     if not checkpoint.is_file():
-        raise ConfigError(f"expected the best checkpoint, found nothing at {checkpoint}")
+        raise ConfigError(f"expected the best checkpoint, found no file at {checkpoint}")
     config = run_config(read_checkpoint(checkpoint), checkpoint)
     dataset = config["dataset"] | {key: value for key, value in dataset.items() if value is not None}
     datamodule = build(dataset, "dataset", trusted=trusted_packages, seed=config["seed"])
@@ -189,7 +188,7 @@ def class_figures(
     counts = ClassCounts(classifier.hparams.num_classes, device)
     of_genres = MAP().to(device) if len(classifier.genres) else None
     try:
-        # Without `prepare_data`: a report must not write a dataset.
+        # No `prepare_data`: a report must not write a dataset.
         datamodule.setup("validate")
         with torch.inference_mode():
             for batch_idx, cpu_batch in enumerate(datamodule.val_dataloader()):
@@ -201,4 +200,4 @@ def class_figures(
                         of_genres.update(classifier.genre_scores(scores), *classifier.genre_labels(batch))
     finally:
         datamodule.teardown("validate")
-    return counts.figures(classifier.classes(), of_genres)
+    return counts.stats(classifier.classes(), of_genres)

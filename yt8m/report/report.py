@@ -1,4 +1,4 @@
-"""Compare runs: a leaderboard in the terminal, and as Markdown, CSV, and an HTML page."""
+"""Compare runs: a leaderboard in the terminal, as Markdown and CSV, and an HTML page."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,55 +9,55 @@ from yt8m.errors import ConfigError
 from yt8m.files import write_text
 from yt8m.report.leaderboard import Leaderboard
 from yt8m.report.page import render
-from yt8m.report.runs import find_runs
+from yt8m.report.runs import clean, find_runs
 
 if TYPE_CHECKING:
-    from yt8m.report.per_class import ClassFigures
+    from yt8m.report.per_class import ClassStats
 
 FILES = ("leaderboard.md", "leaderboard.csv", "report.html")
 
 
 def report(config: dict[str, Any]) -> None:
-    """Read the runs, print their leaderboard, write the files of the report.
+    """Read the runs, print the leaderboard, and write the report's files.
 
     Args:
         config: as in `conf/report.yaml`.
 
     Raises:
-        ConfigError: an argument is wrong, or there is no run.
-        OSError: the files cannot be written.
+        ConfigError: a setting is wrong, or there is no run.
+        WriteError: a file cannot be written.
     """
     output = Path(config["output"]).expanduser()
-    there = [str(output / name) for name in FILES if (output / name).exists()]
-    if there and not config["overwrite"]:
-        raise ConfigError(f"output: {there[0]} is there already; set overwrite=true, or another output")
+    existing = [str(output / name) for name in FILES if (output / name).exists()]
+    if existing and not config["overwrite"]:
+        raise ConfigError(
+            f"output: {existing[0]} already exists; set overwrite=true or choose another output"
+        )
     folders = [Path(str(folder)).expanduser() for folder in config["runs"]]
     board = Leaderboard.of(find_runs(folders), config["metric"])
     console = Console()
     board.print(console)
-    classes = "classes=false was set." if not config["classes"] else _class_figures(board, config)
+    classes = _class_stats(board, config) if config["classes"] else "classes=false was set."
     if config["classes"] and isinstance(classes, str):
-        console.print(
-            f"figures of classes left out: {classes}", markup=False, highlight=False, soft_wrap=True
-        )
+        _print(console, f"class statistics left out: {classes}")
     pages = (board.markdown(), board.csv(), render(board, classes))
     for name, text in zip(FILES, pages, strict=True):
         write_text(output / name, text)
-    console.print(
-        f"{board.counts}; written to {output / FILES[-1]}", markup=False, highlight=False, soft_wrap=True
-    )
+    _print(console, f"{board.counts}; written to {output / FILES[-1]}")
 
 
-def _class_figures(board: Leaderboard, config: dict[str, Any]) -> "ClassFigures | str":
-    """Figures of the best run's classes, or why there are none."""
+def _class_stats(board: Leaderboard, config: dict[str, Any]) -> "ClassStats | str":
+    """Statistics of the best run's classes, or one line on why there are none."""
     if not board.ranked:
         return "no run finished."
-    from yt8m.report.per_class import class_figures  # imports torch
+    from yt8m.report.per_class import class_stats  # imports torch
 
     try:
-        return class_figures(board.ranked[0].checkpoint, config["dataset"], config["trusted_packages"])
-    except (
-        Exception
-    ) as error:  # whatever is wrong with a checkpoint or its data, the rest of the report stands
+        return class_stats(board.ranked[0].checkpoint, config["dataset"], config["trusted_packages"])
+    except Exception as error:  # a broken checkpoint or dataset must not cost the rest of the report
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        return kind + " ".join(str(error).split())
+        return clean(f"{kind}{error}")
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,6 +1,6 @@
-"""Run folders as values: what a run was asked to do, what it reached, and how it got there.
+"""Read run folders: configuration, results, and learning curves.
 
-The folders may come from anywhere: nothing in them is executed, and a damaged file is told of, not raised.
+Folders may come from anywhere: nothing in them is executed, and an unreadable file is reported, not raised.
 """
 
 import csv
@@ -11,23 +11,24 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
 from yt8m.errors import ConfigError
 
-FINISHED, FAILED, UNFINISHED, DAMAGED = "finished", "failed", "unfinished", "damaged"
+FINISHED, FAILED, UNFINISHED, UNREADABLE = "finished", "failed", "unfinished", "unreadable"
 
 _LOG_RECORD = re.compile(r"^\[[^]]*\]\[[^]]*\]\[(\w+)\] ", re.MULTILINE)
-_LOG_TAIL = 1 << 16  # bytes of a log that hold its last record
-_LARGEST_FILE = 1 << 20  # bytes of a configuration or a metrics.json; no run writes as much
-_LARGEST_CONFIG = 10_000  # values; YAML's aliases can say billions in a few lines
+_LOG_TAIL = 1 << 16  # bytes at the end of a log in which to look for its last record
+_LARGEST_FILE = 1 << 20  # bytes of a configuration or a metrics.json; a real one is far smaller
+_LARGEST_CONFIG = 10_000  # values; YAML aliases can expand to billions in a few lines
+_LARGEST_NUMBER = 1e100  # so that no square or sum of numbers overflows
 
 
 @dataclass(frozen=True)
 class Point:
-    """One logged value: the optimizer's step, the seconds of training until then (None: not logged)."""
+    """One logged value, with the optimizer step and the seconds of training so far (None: not logged)."""
 
     step: int
     seconds: float | None
@@ -39,40 +40,43 @@ class Run:
     """One training run.
 
     Attributes:
-        folder: where it lies.
-        name: its folder, from the folder that holds all runs of the report.
-        status: `finished`, `failed`, `unfinished` (stopped or still at work), or `damaged` where a file of
-            the folder could not be read; whatever could be read is there all the same.
-        reason: one line on a status that is not `finished`.
-        config: its configuration, flat: `{"optimizer.lr": 0.001}`.
-        metrics: the content of its metrics.json.
-        curves: points by name (`val/gap`, `train/loss_step`), in the order of steps.
+        folder: its output folder.
+        name: the folder, relative to the one that holds all runs of the report.
+        label: short name that no other run of the report has, see `yt8m.report.run_labels`.
+        status: `finished`, `failed`, `unfinished` (stopped or still running), or `unreadable` if a file of the folder
+            cannot be read; whatever can be read is there all the same.
+        reason: one line about a status that is not `finished`.
+        config: configuration, flat: `{"optimizer.lr": 0.001}`.
+        overrides: its command line, `{"optimizer.lr": "0.001", "model": "nn"}`.
+        metrics: content of metrics.json.
+        curves: points by name (`val/gap`, `train/loss_step`), in order of steps.
     """
 
     folder: Path
     name: str = ""
+    label: str = ""
     status: str = FINISHED
     reason: str = ""
     config: dict[str, Any] = field(default_factory=dict)
+    overrides: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, list[Point]] = field(default_factory=dict)
 
     def number(self, key: str) -> float | None:
-        """A figure of metrics.json; None where it is absent or no finite number."""
+        """A value of metrics.json; None if it is absent or not a finite number."""
         value = self.metrics.get(key)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return value if is_number and math.isfinite(value) else None
+        return value if _is_number(value) and abs(value) < _LARGEST_NUMBER else None
 
     @property
     def model(self) -> str:
-        """The name of its network's file, which is that of its configuration."""
+        """Name of the network, as in `model=NAME`."""
         named = self.metrics.get("model") or self.config.get("model._target_") or "?"
         parts = str(named).split(".")
         return clean(parts[-2] if len(parts) > 1 else parts[0])
 
     @property
     def dataset(self) -> str:
-        """The name of its dataset's configuration, or its root where no name was recorded."""
+        """Name of the dataset, as in `dataset=NAME`, or its root if no name was recorded."""
         return clean(self.metrics.get("dataset") or self.config.get("dataset.root") or "?")
 
     @property
@@ -81,16 +85,16 @@ class Run:
 
 
 def clean(text: Any, limit: int = 300) -> str:
-    """`text` on one line, without control characters (which could steer a terminal), and not too long."""
+    """`text` on one line of at most `limit` characters, without control characters, which could steer a terminal."""
     line = " ".join("".join(char if char.isprintable() else " " for char in str(text)).split())
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
 def find_runs(folders: list[Path]) -> list[Run]:
-    """Read every training run at or below the folders, each once, ordered by path.
+    """Read every training run in or below the folders, each once, ordered by path.
 
     Raises:
-        ConfigError: a folder is absent, or holds no run.
+        ConfigError: a folder does not exist or holds no run.
     """
     found: set[Path] = set()
     for folder in folders:
@@ -100,13 +104,11 @@ def find_runs(folders: list[Path]) -> list[Run]:
         found |= here
         if not here:
             raise ConfigError(
-                f"runs: expected runs of yt8m.train at or below {folder}, found no .hydra/config.yaml there"
+                f"runs: expected runs of yt8m.train in or below {folder}, found no .hydra/config.yaml there"
             )
     runs = [run for run in map(read_run, sorted(found)) if run is not None]
     if not runs:
-        raise ConfigError(
-            f"runs: expected runs of yt8m.train, found only other commands' in {len(found)} folders"
-        )
+        raise ConfigError(f"runs: expected runs of yt8m.train, found {len(found)} folders of other commands")
     top = Path(os.path.commonpath([run.folder.parent for run in runs]))
     for run in runs:
         run.name = clean(run.folder.relative_to(top))
@@ -114,31 +116,58 @@ def find_runs(folders: list[Path]) -> list[Run]:
 
 
 def read_run(folder: Path) -> Run | None:
-    """The run in `folder`; None where another command than training left it."""
+    """The run in `folder`; None if another command than training wrote it."""
     run = Run(folder)
-    faults = []
+    errors = []
     try:
         run.config = dict(_flat(yaml.safe_load(_text(folder / ".hydra" / "config.yaml"))))
         if not {"model._target_", "optimizer._target_"} & run.config.keys():
             return None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        faults.append(f"config.yaml: {error}")
+        errors.append(f"config.yaml: {error}")
     try:
-        run.metrics = json.loads(_text(folder / "metrics.json"))
-        if not isinstance(run.metrics, dict):
-            run.metrics = {}
-            raise ValueError("expected figures by name")
+        run.overrides = _read_overrides(folder / ".hydra" / "overrides.yaml")
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        errors.append(f"overrides.yaml: {error}")
+    try:
+        run.metrics = _read_metrics(folder / "metrics.json")
     except FileNotFoundError:
         run.status, run.reason = _read_log(folder / "train.log")
     except (OSError, ValueError, RecursionError) as error:
-        faults.append(f"metrics.json: {error}")
+        errors.append(f"metrics.json: {error}")
     try:
         run.curves = _read_curves(folder)
     except (OSError, ValueError, csv.Error) as error:
-        faults.append(str(error))
-    if faults:
-        run.status, run.reason = DAMAGED, clean("; ".join(faults))
+        errors.append(str(error))
+    if errors:
+        run.status, run.reason = UNREADABLE, clean("; ".join(errors))
     return run
+
+
+def _read_overrides(path: Path) -> dict[str, str]:
+    if not path.exists():
+        return {}
+    lines = yaml.safe_load(_text(path))
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise ValueError("expected a list of overrides")
+    pairs = (line.lstrip("+~").partition("=") for line in lines[:_LARGEST_CONFIG])
+    return {clean(key): clean(value) for key, equals, value in pairs if equals}
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    metrics = json.loads(_text(path))
+    if not isinstance(metrics, dict):
+        raise ValueError(f"expected an object of names and values, found {clean(json.dumps(metrics), 40)}")
+    for key, value in metrics.items():
+        if _is_number(value) and _LARGEST_NUMBER <= abs(value) < math.inf:
+            raise ValueError(
+                f"{clean(key, 40)}: expected a number below {_LARGEST_NUMBER:g}, found a larger one"
+            )
+    return metrics
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _text(path: Path) -> str:
@@ -148,7 +177,7 @@ def _text(path: Path) -> str:
 
 
 def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Key and value of every leaf; a list is a leaf, as text."""
+    """Key and value of every leaf; a list becomes text."""
     if not isinstance(tree, dict):
         raise ValueError("expected keys and values")
     count = 0
@@ -165,16 +194,18 @@ def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _leaf(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, int, float)):
+    if value is None or isinstance(value, bool):
+        return value
+    if _is_number(value) and not _LARGEST_NUMBER <= abs(value) < math.inf:
         return value
     if isinstance(value, list):
-        # What a list holds may be shared a billion times by aliases: nested ones are not spelt out.
-        return clean(f"[{', '.join('…' if isinstance(v, (list, dict)) else str(v) for v in value)}]")
+        # Aliases can share one list a billion times: nested lists are not spelled out.
+        return clean(f"[{', '.join('…' if isinstance(v, list | dict) else str(v) for v in value)}]")
     return clean(value)
 
 
 def _read_log(path: Path) -> tuple[str, str]:
-    """Status and reason of a run without metrics.json: failed where its log ends with an error."""
+    """Status and reason of a run without metrics.json: it failed if its log ends with an error."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _LOG_TAIL))
@@ -184,12 +215,12 @@ def _read_log(path: Path) -> tuple[str, str]:
     records = list(_LOG_RECORD.finditer(text))
     if records and records[-1][1] in ("ERROR", "CRITICAL"):
         lines = text[records[-1].end() :].strip().splitlines()
-        return FAILED, clean(lines[-1] if lines else "")  # of a traceback, the exception
-    return UNFINISHED, "no metrics.json and no error in train.log: stopped, or still at work"
+        return FAILED, clean(lines[-1] if lines else "")  # the last line of a traceback is the exception
+    return UNFINISHED, "no metrics.json and no error in train.log: stopped, or still running"
 
 
 def _read_curves(folder: Path) -> dict[str, list[Point]]:
-    """All logged values of a run's CSV logs; a resumed run has one more log, which replaces what it repeats."""
+    """All values in a run's CSV logs. A resumed run starts a new log, which replaces the steps that it repeats."""
     curves: dict[str, list[Point]] = {}
     logs = folder.glob("csv/version_*/metrics.csv")
     for path in sorted(logs, key=lambda path: (len(path.parent.name), path.parent.name)):
@@ -204,7 +235,7 @@ def _read_curves(folder: Path) -> dict[str, list[Point]]:
 
 
 def _read_rows(path: Path) -> Iterator[tuple[int, float | None, dict[str, float]]]:
-    """Step, seconds and the other values of each row. A last row that is cut short is being written."""
+    """Step, seconds, and the other values of each row. A truncated last row is ignored: it is still being written."""
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
         names = next(reader, [])
@@ -217,7 +248,7 @@ def _read_rows(path: Path) -> Iterator[tuple[int, float | None, dict[str, float]
             if short or len(row) > len(names):
                 line = short or reader.line_num
                 raise ValueError(
-                    f"{path.name} @ line {line}: expected {len(names)} values, found another number"
+                    f"{path.name} @ line {line}: expected {len(names)} values, found fewer or more"
                 )
             if len(row) < len(names):
                 short = reader.line_num
@@ -231,4 +262,5 @@ def _read_rows(path: Path) -> Iterator[tuple[int, float | None, dict[str, float]
                 ) from None
             seconds = values.pop("seconds", None)
             values.pop("epoch", None)
-            yield step, seconds, {name: value for name, value in values.items() if math.isfinite(value)}
+            values = {name: value for name, value in values.items() if abs(value) < _LARGEST_NUMBER}
+            yield step, seconds if seconds is not None and math.isfinite(seconds) else None, values
