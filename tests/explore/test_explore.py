@@ -1,4 +1,5 @@
 import json
+import re
 import struct
 from collections import Counter
 from html.parser import HTMLParser
@@ -9,6 +10,7 @@ import pytest
 import torch
 from tfrecord.example_pb2 import SequenceExample
 
+from tests.browser import console_of, needs_browser, open_page, probe
 from tests.training import run_command
 from yt8m.datamodules.dataset import Batch
 from yt8m.datamodules.synthetic import write_sample
@@ -71,8 +73,8 @@ def explored(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 @pytest.fixture
 def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures take their time."""
-    monkeypatch.setattr("yt8m.explore.sections.png", lambda *_: b"")
+    """Drawing is slow."""
+    monkeypatch.setattr("yt8m.explore.sections.png", lambda *_: (b"", b""))
 
 
 class Page(HTMLParser):
@@ -108,13 +110,13 @@ def stringly(counts: Counter) -> dict[str, int]:
     return {str(number): counts[number] for number in sorted(counts)}
 
 
-def test_moments_are_those_of_the_dequantised_means(explored: tuple[Path, dict], videos: list):
+def test_moments_are_those_of_the_dequantized_means(explored: tuple[Path, dict], videos: list):
     means = np.stack([(frames * (4 / 255) + (4 / 512 - 2)).mean(axis=0) for _, _, frames in videos])
     np.testing.assert_allclose(explored[1]["feature_mean"], means.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(explored[1]["feature_deviation"], means.std(axis=0), atol=1e-5)
 
 
-def test_the_page_holds_every_picture_and_asks_for_nothing(explored: tuple[Path, dict]):
+def test_the_page_holds_every_plot_in_both_schemes_and_fetches_nothing(explored: tuple[Path, dict]):
     output, _ = explored
     page = Page((output / "index.html").read_text())
     names = {path.name for path in output.glob("*.png")}
@@ -133,13 +135,17 @@ def test_the_page_holds_every_picture_and_asks_for_nothing(explored: tuple[Path,
     }
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == len(names)
+    dark = [attributes for tag, attributes in page.tags if tag == "source"]
+    assert [source["media"] for source in dark] == ["(prefers-color-scheme: dark)"] * len(names)
+    assert all(source["srcset"].startswith("data:image/png;base64,") for source in dark)
+    assert not {source["srcset"] for source in dark} & {image["src"] for image in images}
     assert all(image["alt"] and image["src"].startswith("data:image/png;base64,") for image in images)
     links = [
         value for _, attributes in page.tags for key, value in attributes.items() if key in ("src", "href")
     ]
     assert all(link.startswith("data:") for link in links)
     assert not {tag for tag, _ in page.tags} & {"script", "iframe"}
-    assert "90 labelled videos" in page.text
+    assert "90 labeled videos" in page.text
     assert not list(output.glob(".*.part"))
 
 
@@ -157,10 +163,12 @@ def test_a_video_is_chosen_by_id(root: Path, tmp_path: Path, videos: list, capsy
 
 
 @pytest.mark.usefixtures("no_drawing")
-def test_a_limit_reads_that_many_and_says_so(root: Path, tmp_path: Path):
+def test_a_limit_is_kept_and_shown(root: Path, tmp_path: Path):
     found = explore(root, tmp_path, "limit_videos=40")
     assert found["videos"] == 40
-    assert "Made from 40 of 90 records, from shards drawn by seed 0" in (tmp_path / "index.html").read_text()
+    assert (
+        "Made from 40 of 90 records, from shards drawn with seed 0" in (tmp_path / "index.html").read_text()
+    )
 
 
 @pytest.mark.usefixtures("no_drawing")
@@ -183,44 +191,59 @@ def test_damage_is_an_error_or_counted(root: Path, tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.usefixtures("no_drawing")
-def test_nothing_is_overwritten_unasked(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_nothing_is_overwritten_without_the_flag(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     (tmp_path / "index.html").write_text("mine")
     with pytest.raises(SystemExit) as end:
         explore(root, tmp_path)
     assert end.value.code == 2
-    assert "is there already; choose another folder, or set overwrite=true" in capsys.readouterr().err
+    assert "already exists; set overwrite=true or choose another folder" in capsys.readouterr().err
     assert (tmp_path / "index.html").read_text() == "mine"
     explore(root, tmp_path, "overwrite=true", "limit_videos=20")
     assert (tmp_path / "index.html").read_text() != "mine"
 
 
-@pytest.mark.parametrize(
-    ("override", "expected"),
-    [
-        ("partition=all", "partition: expected train, validate or test, found 'all'"),
-        ("limit_videos=0", "limit_videos: expected a whole number from 1 to"),
-        ("top_classes=1", "top_classes: expected a whole number from 2 to 40, found 1"),
-        ("output=[a]", "output: expected a folder, found ['a']"),
-        ("dataset.train=none/*", "dataset.train: expected shards at"),
-        ("dataset.root=/nowhere", "dataset.root: expected the dataset's folder, found nothing at /nowhere"),
-        ("nothing=1", "nothing: no such setting"),
-    ],
-)
-def test_bad_arguments_are_told_in_one_line(
-    override: str, expected: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-):
-    given = (
+def test_a_bad_argument_is_answered_in_one_line(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    cases = {
+        "partition=all": "partition: expected train, validate or test, found 'all'",
+        "limit_videos=0": "limit_videos: expected a whole number from 1 to",
+        "top_classes=1": "top_classes: expected a whole number from 2 to 40, found 1",
+        "output=[a]": "output: expected a folder, found ['a']",
+        "dataset.train=none/*": "dataset.train: expected shards at",
+        "dataset.root=/nowhere": "dataset.root: expected the dataset's folder, found nothing at /nowhere",
+        "nothing=1": "nothing: no such setting",
+    }
+    fixed = (
         "dataset=yt8m_frame",
         f"dataset.root={root}",
         "dataset.train=train/*",
         f"output={tmp_path / 'out'}",
     )
-    with pytest.raises(SystemExit) as end:
-        run_command("explore", *given, override)
-    assert end.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {expected}")
-    assert not (tmp_path / "out").exists()
+    for override, expected in cases.items():
+        with pytest.raises(SystemExit) as end:
+            run_command("explore", *fixed, override)
+        assert end.value.code == 2, override
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {expected}"), line
+        assert not (tmp_path / "out").exists(), override
+
+
+@pytest.mark.slow
+@needs_browser
+def test_the_page_fits_wide_and_narrow_screens_in_both_schemes(explored: tuple[Path, dict], tmp_path: Path):
+    page = explored[0] / "index.html"
+    script = """
+    const images = [...document.images];
+    while (!images.every((image) => image.complete)) await new Promise((done) => setTimeout(done, 50));
+    seen.dark = images.map((image) => image.currentSrc === image.parentNode.querySelector("source").srcset);
+    """
+    for width, dark in ((360, True), (1280, False), (1280, True)):
+        seen = probe(page, tmp_path, script, width=width, dark=dark)
+        case = f"{width} pixels, dark: {dark}"
+        assert (seen["width"], seen["overflow"], seen["outside"]) == (width, 0, []), case
+        assert seen["dark"] == [dark] * 11, case
+        assert seen["background"] == ("rgb(20, 23, 26)" if dark else "rgb(251, 251, 250)"), case
+    shown = open_page(page, tmp_path / "profile")
+    assert console_of(shown) == []
 
 
 def test_real_video_level_data(shared_data: Path, tmp_path: Path):
@@ -229,8 +252,16 @@ def test_real_video_level_data(shared_data: Path, tmp_path: Path):
     assert found["videos"] == 500
     assert found["frames_per_video"] is None
     text = (tmp_path / "index.html").read_text()
-    assert text.count("Video-level data: a vector per video, without frames.") == 2
-    assert "Coloured by the vertical" in text
+    assert re.findall("<h2>(.*?)</h2>", text) == [
+        "Label frequencies",
+        "Labels per video",
+        "Labels that occur together",
+        "Feature distributions per class",
+        "Mean features per class",
+        "The videos in two dimensions",
+    ]
+    assert text.count("<img") == len(list(tmp_path.glob("*.png"))) == 8
+    assert "Colors are the vertical that most" in text
 
 
 def test_real_videos_without_labels(shared_data: Path, tmp_path: Path):
@@ -244,7 +275,7 @@ def test_real_videos_without_labels(shared_data: Path, tmp_path: Path):
     found = explore(root, tmp_path, *options, "dataset.test='test*.tfrecord'", dataset="yt8m_video")
     assert found["labelled"] == 0
     assert found["together"] is None
-    assert "No labels: none of the" in (tmp_path / "index.html").read_text()
+    assert "None of the" in (tmp_path / "index.html").read_text()
     assert [path.name for path in tmp_path.glob("*.png")] == ["projection.png"]
 
 

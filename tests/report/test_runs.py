@@ -1,39 +1,10 @@
-"""Run folders as the report reads them, whole, failed, stopped and damaged."""
-
-import json
-from pathlib import Path
+"""Reading run folders: finished, failed, stopped, and unreadable ones."""
 
 import pytest
 
+from tests.report.run_folder import CONFIG, CSV, write_run
 from yt8m.errors import ConfigError
 from yt8m.report.runs import Point, find_runs, read_run
-
-CONFIG = """\
-model: {_target_: yt8m.models.nn.NN, hidden_sizes: [8, 4]}
-optimizer: {_target_: torch.optim.Adam, lr: 0.01}
-"""
-CSV = "epoch,step,seconds,train/loss_step,val/gap\n0,1,0.5,3.0,\n0,3,1.5,2.0,\n0,3,2.0,,0.25\n"
-
-
-def write_run(
-    folder: Path,
-    config: str = CONFIG,
-    metrics: dict | str | None = None,
-    log: str = "",
-    logged: str = "",
-) -> Path:
-    """A run folder by hand; `metrics` as figures, or as the file's text."""
-    (folder / ".hydra").mkdir(parents=True)
-    (folder / ".hydra" / "config.yaml").write_text(config)
-    if metrics is not None:
-        text = metrics if isinstance(metrics, str) else json.dumps(metrics)
-        (folder / "metrics.json").write_text(text)
-    if log:
-        (folder / "train.log").write_text(log)
-    if logged:
-        (folder / "csv" / "version_0").mkdir(parents=True)
-        (folder / "csv" / "version_0" / "metrics.csv").write_text(logged)
-    return folder
 
 
 def test_a_finished_run(tmp_path):
@@ -48,62 +19,79 @@ def test_a_finished_run(tmp_path):
     }
 
 
-@pytest.mark.parametrize(
-    ("log", "status", "reason"),
-    [
-        (
-            "[t][x][INFO] begins\n[t][x][ERROR] dataset.root: not there\n",
+def test_a_run_without_metrics_failed_or_is_unfinished(tmp_path):
+    traceback = 'Traceback (most recent call last):\n  File "x"\nOSError: disk full\n'
+    cases = {
+        "message": (
+            "[t][x][INFO] a\n[t][x][ERROR] dataset.root: not there\n",
             "failed",
             "dataset.root: not there",
         ),
-        (
-            '[t][x][ERROR] The job failed\nTraceback (most recent call last):\n  File "x"\nOSError: disk full\n',
-            "failed",
-            "OSError: disk full",
-        ),
-        ("[t][x][INFO] begins\n", "unfinished", "still at work"),
-        ("[t][x][ERROR] first try\n[t][x][INFO] goes on\n", "unfinished", "still at work"),
-        ("[t][x][ERROR] \x1b[2Jgone\u202e\n", "failed", "[2Jgone"),
-        ("", "unfinished", "no train.log"),
-    ],
-    ids=["message", "traceback", "at work", "resumed", "control characters", "no log"],
-)
-def test_a_run_without_metrics_failed_or_is_unfinished(tmp_path, log, status, reason):
-    run = read_run(write_run(tmp_path / "run", log=log))
-    assert run.status == status
-    assert reason in run.reason
-    assert run.reason.isprintable()
+        "traceback": (f"[t][x][ERROR] The job failed\n{traceback}", "failed", "OSError: disk full"),
+        "running": ("[t][x][INFO] begins\n", "unfinished", "still running"),
+        "resumed": ("[t][x][ERROR] first try\n[t][x][INFO] resumed\n", "unfinished", "still running"),
+        "control characters": ("[t][x][ERROR] \x1b[2Jgone\u202e\n", "failed", "[2Jgone"),
+        "no log": ("", "unfinished", "no train.log"),
+    }
+    for case, (log, status, reason) in cases.items():
+        run = read_run(write_run(tmp_path / case, log=log))
+        assert run.status == status, case
+        assert reason in run.reason, case
+        assert run.reason.isprintable(), case
 
 
-@pytest.mark.parametrize(
-    ("files", "reason"),
-    [
+def test_an_unreadable_file_is_reported_in_one_line(tmp_path):
+    huge = "9" * 400
+    cases = [
         ({"metrics": '{"val/gap": 0.2'}, "metrics.json: "),
-        ({"metrics": "[1, 2]"}, "metrics.json: expected figures by name"),
+        ({"metrics": "[1, 2]"}, "metrics.json: expected an object of names and values, found [1, 2]"),
+        ({"metrics": '"text"'}, "metrics.json: expected an object of names and values"),
         ({"metrics": "[" * 100_000}, "metrics.json: "),
+        ({"metrics": f'{{"val/gap": {huge}}}'}, "metrics.json: val/gap: expected a number below 1e+100"),
+        ({"metrics": '{"val/gap": 1e308}'}, "metrics.json: val/gap: expected a number below 1e+100"),
+        ({"metrics": f'{{"seconds": {"9" * 5000}}}'}, "metrics.json: "),
         ({"config": "model: {_target_: ["}, "config.yaml: "),
         ({"config": "- 1\n- 2\n"}, "config.yaml: expected keys and values"),
         ({"config": "model: !!python/object/apply:os.system ['true']\n"}, "config.yaml: "),
+        ({"config": f"model: {{_target_: a.b, size: {'9' * 5000}}}\n"}, "config.yaml: "),
+        ({"overrides": "a: [b\n"}, "overrides.yaml: "),
+        ({"overrides": "- {a: b}\n"}, "overrides.yaml: expected a list of overrides"),
         ({"logged": CSV + "0,5,2.0\n0,6,2.5,1.0,\n"}, "metrics.csv @ line 5: expected 5 values"),
         ({"logged": CSV + "0,five,2.5,1.0,\n"}, "metrics.csv @ line 5: expected numbers"),
         ({"logged": "epoch,loss\n1,2\n"}, "metrics.csv @ line 1: expected a column step"),
-    ],
-)
-def test_a_damaged_file_is_told_of(tmp_path, files, reason):
-    run = read_run(write_run(tmp_path / "run", **{"metrics": {"val/gap": 0.25}, **files}))
-    assert run.status == "damaged"
-    assert run.reason.startswith(reason)
-    if "metrics" not in files:
-        assert run.number("val/gap") == 0.25
+    ]
+    for number, (files, reason) in enumerate(cases):
+        run = read_run(write_run(tmp_path / str(number), **{"metrics": {"val/gap": 0.25}, **files}))
+        assert run.status == "unreadable", files
+        assert run.reason.startswith(reason), files
+        assert len(run.reason) <= 300, files
+        assert run.reason.isprintable(), files
+        if "metrics" not in files:
+            assert run.number("val/gap") == 0.25, files
 
 
-def test_a_configuration_that_unfolds_without_end_is_damaged(tmp_path):
+def test_a_huge_setting_or_logged_value_breaks_nothing(tmp_path):
+    config = CONFIG + f"seed: {'9' * 400}\nother: 1e308\n"
+    logged = CSV + "0,4,nan,1e308,\n0,5,inf,2.0,\n"
+    run = read_run(write_run(tmp_path / "run", config=config, metrics={"val/gap": 0.5}, logged=logged))
+    assert run.status == "finished"
+    assert run.config["seed"].startswith("999")
+    assert run.curves["train/loss_step"][2:] == [Point(5, None, 2.0)]
+
+
+def test_overrides_are_read_as_typed(tmp_path):
+    lines = "- model=nn\n- '+model.sizes={rgb: [16]}'\n- '~callbacks'\n- optimizer.lr=5e-4\n"
+    run = read_run(write_run(tmp_path / "run", overrides=lines))
+    assert run.overrides == {"model": "nn", "model.sizes": "{rgb: [16]}", "optimizer.lr": "5e-4"}
+
+
+def test_a_configuration_that_expands_without_end_is_unreadable(tmp_path):
     lines = ["a0: &a0 {x: 1, y: 2}"]
     lines += [f"a{i}: &a{i} {{x: *a{i - 1}, y: *a{i - 1}}}" for i in range(1, 60)]
-    assert read_run(write_run(tmp_path / "run", config="\n".join(lines))).status == "damaged"
+    assert read_run(write_run(tmp_path / "run", config="\n".join(lines))).status == "unreadable"
 
 
-def test_a_row_that_is_being_written_is_no_damage(tmp_path):
+def test_a_row_that_is_still_being_written_is_ignored(tmp_path):
     run = read_run(write_run(tmp_path / "run", metrics={}, logged=CSV + "0,7,2."))
     assert run.status == "finished"
     assert [point.step for point in run.curves["train/loss_step"]] == [1, 3]
@@ -119,13 +107,13 @@ def test_a_resumed_runs_log_replaces_what_it_repeats(tmp_path):
     assert [(point.step, point.value) for point in curve] == [(1, 3.0), (3, 2.0), (5, 1.5), (6, 1.2)]
 
 
-def test_figures_that_are_no_numbers_are_none(tmp_path):
-    figures = '{"a": "0.5", "b": NaN, "c": null, "d": true, "e": Infinity, "f": 3}'
-    run = read_run(write_run(tmp_path / "run", metrics=figures))
+def test_values_that_are_no_numbers_are_none(tmp_path):
+    metrics = '{"a": "0.5", "b": NaN, "c": null, "d": true, "e": Infinity, "f": 3}'
+    run = read_run(write_run(tmp_path / "run", metrics=metrics))
     assert [run.number(key) for key in "abcdefg"] == [None] * 5 + [3, None]
 
 
-def test_runs_are_found_at_any_depth_once_and_named_from_where_they_part(tmp_path):
+def test_runs_are_found_once_at_any_depth_and_named_from_their_common_folder(tmp_path):
     write_run(tmp_path / "sweep" / "0_lr=1,x=[2]", metrics={})
     write_run(tmp_path / "sweep" / "1", metrics={})
     write_run(tmp_path / "single" / "deep", metrics={})
@@ -137,8 +125,8 @@ def test_runs_are_found_at_any_depth_once_and_named_from_where_they_part(tmp_pat
 def test_folders_without_runs_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"^runs: expected a folder of runs, found none at .*absent$"):
         find_runs([tmp_path / "absent"])
-    with pytest.raises(ConfigError, match=r"^runs: expected runs of yt8m.train at or below"):
+    with pytest.raises(ConfigError, match=r"^runs: expected runs of yt8m.train in or below"):
         find_runs([tmp_path])
     write_run(tmp_path / "eval", config="ckpt_path: best.ckpt\n")
-    with pytest.raises(ConfigError, match="only other commands'"):
+    with pytest.raises(ConfigError, match="found 1 folders of other commands"):
         find_runs([tmp_path])

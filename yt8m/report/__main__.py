@@ -1,19 +1,19 @@
-"""Compare runs: `python -m yt8m.report RUN [RUN ...]`, folders of runs or multiruns."""
+"""Compare training runs: `python -m yt8m.report RUN [RUN ...]`, with folders of runs or multiruns."""
 
 import re
 from pathlib import Path
 
 from yt8m.cli import command
 
-# Hydra's flags that take the next argument for their value.
+# Hydra's flags whose value is the next argument.
 _TAKE_A_VALUE = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"}
 _TAKE_A_VALUE |= {"--config-dir", "-cd"}
 
 
 def as_overrides(arguments: list[str]) -> list[str]:
-    """The arguments with all folders gathered into one `runs=[...]`, quoted for Hydra's grammar.
+    """Gather all folders into one override `runs=[...]`, quoted for Hydra's grammar.
 
-    What exists is a folder, even with a `=` in its name, as the jobs of a multirun have.
+    An argument that exists as a path is a folder, even with `=` in its name: a multirun names its jobs so.
     """
     folders, others = [], []
     for before, argument in zip(["", *arguments], arguments, strict=False):
@@ -26,7 +26,7 @@ def as_overrides(arguments: list[str]) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    # Backslashes are themselves except before a single quote, and `${` would begin an interpolation.
+    # Hydra unescapes backslashes only before a single quote, and `${` would start an interpolation.
     text = text.replace("${", "\\${")
     return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text) + "'"
 

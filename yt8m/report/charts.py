@@ -88,7 +88,8 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str) -> Chart:
             renderers=[renderer],
             tooltips=[
                 ("run", "#@rank @label"),
-                ("@series", "$snap_y{0.0000}"),  # a label may hold a column
+                ("curve", "@series"),
+                (y_label, "$snap_y{0.0000}"),
                 (x_label, "$snap_x{0.[0]a}"),
             ],
             line_policy="nearest",

@@ -184,7 +184,9 @@ class Leaderboard:
         for table in tables if self.ranked else []:
             console.print(table)
         for warning in self.warnings():
-            console.print(warning, style="yellow", highlight=False, soft_wrap=not console.is_terminal)
+            console.print(
+                warning, style="yellow", markup=False, highlight=False, soft_wrap=not console.is_terminal
+            )
         if self.others:
             table = Table("Not finished", "Run", "Why", "Folder", box=box.SIMPLE_HEAD, pad_edge=False)
             for run in self.others:
@@ -193,7 +195,7 @@ class Leaderboard:
             console.print(table)
 
     def _table(self, columns: Sequence[Column]) -> Table:
-        title = f"by {clean(self.title)}"
+        title = Text(f"by {self.title}", style="table.title")
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
         table.add_column("", justify="right")
         table.add_column("Run", overflow="fold", min_width=12)
