@@ -209,7 +209,7 @@ def test_a_bad_argument_is_answered_in_one_line(root: Path, tmp_path: Path, caps
         "top_classes=1": "top_classes: expected a whole number from 2 to 40, found 1",
         "output=[a]": "output: expected a folder, found ['a']",
         "dataset.train=none/*": "dataset.train: expected shards at",
-        "dataset.root=/nowhere": "dataset.root: expected the dataset's folder, found nothing at /nowhere",
+        f"dataset.root={tmp_path / 'absent'}": "dataset.root: expected the dataset's folder, found nothing at ",
         "nothing=1": "nothing: no such setting",
     }
     fixed = (
