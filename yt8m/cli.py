@@ -96,6 +96,12 @@ def describe(error: Exception, name: str) -> tuple[str, int] | None:
         return f"{error.full_key}: expected a value, found none; see --help for an example", 2
     if isinstance(error, HydraException | OmegaConfBaseException) or "Config group override" in str(error):
         return explain(error, name), 2
+    # What Optuna says where its sweeper looks for the best of no successful trials; of Optuna 2, and of later ones.
+    if str(error) in ("Record does not exist.", "No trials are completed yet."):
+        return (
+            "hparams_search: expected one trial or more to succeed, all failed; see train.log in the folder of each",
+            1,
+        )
     return None
 
 

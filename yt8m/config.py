@@ -1,5 +1,6 @@
 """Where Hydra finds the configuration, and what its files can call."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -45,6 +46,9 @@ def _purpose(path: Path) -> str:
     return next((text for text in comments if not text.startswith("@package")), "")
 
 
-OmegaConf.register_new_resolver("options", options, replace=True)
-OmegaConf.register_new_resolver("as_folder", as_folder, replace=True)
-OmegaConf.register_new_resolver("mode_of", mode_of, replace=True)
+# OmegaConf 2.4 deprecates the name that 2.3 has, and gives the function the name of an older one.
+_new = "replace" in inspect.signature(OmegaConf.register_resolver).parameters
+_register = OmegaConf.register_resolver if _new else OmegaConf.register_new_resolver
+_register("options", options, replace=True)
+_register("as_folder", as_folder, replace=True)
+_register("mode_of", mode_of, replace=True)

@@ -1,4 +1,4 @@
-"""Sweep files: every key is one of the configuration, and the real `wandb` commands run them."""
+"""Sweep files: their keys exist in the configuration, and the real `wandb` commands run them."""
 
 import json
 import os
@@ -54,6 +54,95 @@ def test_the_grid_covers_the_eight_networks():
         name + kind for name in ("", "keras_") for kind in ("nn", "bi_lstm", "stream_lstm", "nn_stream_lstm")
     }
     assert set(grid["parameters"]["model"]["values"]) == study
+
+
+def agent(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "yt8m.agent", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_agents_help_and_a_missing_sweep():
+    shown = agent("--help")
+    assert shown.returncode == 0
+    assert "python -m yt8m.agent ENTITY/PROJECT/ID" in shown.stdout
+    wrong = agent("--count")
+    assert wrong.returncode == 2
+    assert wrong.stderr == "error: yt8m.agent: expected a sweep, ENTITY/PROJECT/ID, found none; see --help\n"
+
+
+def test_runs_that_w_and_b_handed_out_are_held_against_those_that_finished():
+    from yt8m.agent.agent import outcomes_of
+
+    def of(outcomes):
+        return [(run, finished) for run, _, finished in outcomes]
+
+    commands = [f'/usr/bin/env python -m yt8m.train model=nn "seed={seed} "' for seed in range(3)]
+    events = ["began a model=nn seed=0 ", "done a model=nn seed=0 ", "began b model=nn seed=2 "]
+    outcomes = outcomes_of(commands, events)
+    assert of(outcomes) == [("a", True), ("b", False), (None, False)]
+    assert outcomes[-1].arguments == commands[1]
+    assert of(outcomes_of(commands[:1], events[:2])) == [("a", True)]
+    assert of(outcomes_of([commands[0]] * 2, events[:2])) == [("a", True), (None, False)]
+
+
+@pytest.mark.slow
+def test_runs_use_the_agents_interpreter_and_those_that_cannot_start_are_named(tmp_path, tiny_sample):
+    """With another `python` on the PATH, which knows nothing of this project, and a second sweep of a program that
+    does not exist."""
+    (tmp_path / "foreign").mkdir()
+    foreign = tmp_path / "foreign" / "python"
+    foreign.write_text("#!/bin/sh\necho \"No module named 'hydra'\" >&2\nexit 1\n")
+    foreign.chmod(0o755)
+    sweep = yaml.safe_load((Path(CONFIG_DIR) / "sweep" / "networks.yaml").read_text())
+    fixed = dict(override.split("=", 1) for override in (*TINY, *tiny_sample))
+    sweep["parameters"] = {
+        **{key: {"value": value} for key, value in fixed.items()},
+        **{
+            "logger": {"value": "none"},
+            "trainer.max_epochs": {"value": 1},
+            "optimizer.lr": {"values": [0.002]},
+        },
+    }
+    sweep["command"] = [part for part in sweep["command"] if not part.startswith("logger=")]
+    broken = sweep | {"command": ["/nowhere/python", *sweep["command"][2:]]}
+    with WandbServer() as server:
+        environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("WANDB_")},
+            "PATH": f"{foreign.parent}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(tmp_path),
+            "OMP_NUM_THREADS": "1",
+            "WANDB_BASE_URL": server.url,
+            "WANDB_API_KEY": "0123456789" * 4,
+        }
+        for number, content in enumerate((sweep, broken)):
+            (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
+            made, done = (
+                subprocess.run(
+                    [sys.executable, "-m", *command],
+                    **{"cwd": tmp_path, "env": environment, "capture_output": True},
+                    **{"text": True, "timeout": 200, "check": False},
+                )
+                for command in (
+                    ("wandb", "sweep", "sweep.yaml"),
+                    ("yt8m.agent", f"entity/yt8m/sweep{number}"),
+                )
+            )
+            assert made.returncode == 0, made.stderr
+            named = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+            if content is sweep:
+                assert done.returncode == 0, done.stderr
+                assert not named
+                assert (tmp_path / "outputs" / "sweep" / "sweep0" / "run0" / "metrics.json").is_file()
+            else:
+                assert done.returncode == 1, done.stderr
+                (line,) = named
+                assert line.startswith("error: a run could not start: /nowhere/python -m yt8m.train")
 
 
 @pytest.mark.slow

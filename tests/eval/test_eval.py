@@ -154,6 +154,31 @@ def test_curves_of_classes_without_any_pair_or_any_positive(tmp_path):
     )
 
 
+def test_a_picture_of_classes_with_ap_0_names_them(tmp_path):
+    """Blank otherwise: such a class has no point where recall rises."""
+    from PIL import Image
+
+    positives = torch.tensor([12, 30, 11, 15, 20])
+    pairs = TopKPredictions(torch.rand(5), torch.arange(5), torch.zeros(5, dtype=torch.bool), positives)
+    classes = [ClassInfo(index, f"class {index}") for index in range(5)]
+    paths = draw_curves(tmp_path, classes, pairs)
+    draw_curves(tmp_path, [], TopKPredictions(*(tensor[:0] for tensor in vars(pairs).values())))
+    for path in paths:
+        with Image.open(path) as image:
+            dark = np.asarray(image.convert("L"))[100:-100, 150:-100] < 100  # inside the axes
+        assert dark.mean() > 0.01, path
+
+
+def test_without_matplotlib_there_are_metrics_but_no_pictures(tiny_run, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("yt8m.eval.evaluate.is_installed", lambda package: False)
+    run_command(
+        "eval", f"ckpt_path={tiny_run}/checkpoints/best.ckpt", f"hydra.run.dir={tmp_path}", "trainer=cpu"
+    )
+    assert "pip install 'yt8m[plots]'" in capfd.readouterr().err
+    assert (tmp_path / "classes.csv").is_file()
+    assert not list(tmp_path.glob("*.png"))
+
+
 def _root(tiny_sample):
     from pathlib import Path
 

@@ -196,6 +196,16 @@ def test_several_checkpoints_are_averaged_with_weights(predict, checkpoint, tmp_
     np.testing.assert_allclose(scores("d", "weights=[2,1]", ckpt=both), (2 * first + second) / 3, atol=1e-6)
 
 
+def test_an_ensemble_dequantizes_a_batch_once(predict, checkpoint, monkeypatch):
+    from yt8m.module import VideoClassifier
+
+    calls = []
+    inputs = VideoClassifier.inputs
+    monkeypatch.setattr(VideoClassifier, "inputs", lambda self, batch: calls.append(1) or inputs(self, batch))
+    predict(ckpt=f"[{checkpoint},{checkpoint},{checkpoint}]")
+    assert len(calls) == 3  # 20 videos in batches of 7
+
+
 def test_checkpoints_that_differ_are_not_averaged(predict, checkpoint, tmp_path, capsys):
     def longer(content):
         content["hyper_parameters"]["max_frames"] = 400
@@ -247,7 +257,7 @@ def test_mistakes_are_told_in_a_line(predict, tmp_path, capsys, overrides, says)
 
 
 def test_parquet_without_pyarrow_names_the_extra(predict, monkeypatch, capsys):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("yt8m.extras.is_installed", lambda package: False)
     with pytest.raises(SystemExit):
         predict("format=parquet")
     assert "pip install 'yt8m[parquet]'" in capsys.readouterr().err
@@ -265,7 +275,7 @@ def test_a_file_that_is_there_stays_unless_told(predict, tmp_path, capsys):
 
 @pytest.mark.parametrize("what", ["Ctrl-C", "SIGTERM", "error"])
 def test_an_interrupted_run_leaves_no_file(predict, tmp_path, monkeypatch, what):
-    from yt8m.module import VideoClassifier
+    from yt8m.predict.ensemble import Ensemble
 
     steps = []
 
@@ -281,7 +291,7 @@ def test_an_interrupted_run_leaves_no_file(predict, tmp_path, monkeypatch, what)
             os.kill(os.getpid(), signal.SIGTERM)
         return torch.rand(len(batch), 40)
 
-    monkeypatch.setattr(VideoClassifier, "predict_step", predict_step)
+    monkeypatch.setattr(Ensemble, "predict_step", predict_step)
     interrupt = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as ended:
         predict()

@@ -1,4 +1,7 @@
-"""A search with Optuna: it goes on from its SQLite file, survives failures, and ends hopeless trials early."""
+"""A search with Optuna: continues from its SQLite file, survives failures, ends hopeless trials early.
+
+Runs with the released sweeper (Optuna 2) and with the one of constraints-optuna5.txt.
+"""
 
 import json
 
@@ -24,13 +27,13 @@ def search(tmp_path, tiny_sample):
             *("train", "-m", "hparams_search=optuna", f"hydra.sweeper.storage={storage}"),
             *(f"hydra.sweep.dir={tmp_path / name}", *tiny, *tiny_sample, *overrides),
         )
-        return optuna.load_study(STUDY, storage), tmp_path / name
+        return optuna.load_study(study_name=STUDY, storage=storage), tmp_path / name
 
     run.storage = f"sqlite:///{tmp_path / 'search.db'}"
     return run
 
 
-def test_a_search_stops_and_goes_on(search):
+def test_a_search_stops_and_continues(search):
     fixed = ("trainer.max_epochs=1", "dataset.batch_size=choice(16,32)")
     first, folder = search("first", "hydra.sweeper.n_trials=2", *fixed)
     before = [trial.value for trial in first.trials]
@@ -68,7 +71,7 @@ def test_the_direction_of_the_search_is_that_of_the_metric():
 
 def trials_that_reached(storage, *values):
     """A study whose five finished trials logged `values`, one after each validation."""
-    study = optuna.create_study(storage, study_name=STUDY, direction="maximize")
+    study = optuna.create_study(storage=storage, study_name=STUDY, direction="maximize")
     for _ in range(5):
         trial = study.ask()
         trial.suggest_categorical("dataset.batch_size", (16, 32))
@@ -93,7 +96,7 @@ def test_a_trial_behind_the_median_ends_early(search, others, epochs):
     assert trial.value == max(trial.intermediate_values.values())
 
 
-def test_a_failed_trial_is_recorded_and_the_search_goes_on(search):
+def test_a_failed_trial_is_recorded_and_the_search_continues(search):
     study, folder = search(
         *("mixed", "hydra.sweeper.n_trials=4", "hydra/sweeper/sampler=grid", "trainer.max_epochs=1"),
         *("optimizer.lr=choice(0.001,-1.0)", "dataset.batch_size=16"),
@@ -102,6 +105,20 @@ def test_a_failed_trial_is_recorded_and_the_search_goes_on(search):
     assert states == {0.001: "COMPLETE", -1.0: "FAIL"}
     (failed,) = folder.glob("*lr=-1.0*")
     assert "-1.0" in (failed / "train.log").read_text()
+
+
+def test_a_search_whose_trials_all_fail_ends_in_one_line(search, capfd):
+    with pytest.raises(SystemExit) as ended:
+        search(
+            *("failed", "hydra.sweeper.n_trials=2", "trainer.max_epochs=1"),
+            *("optimizer.lr=choice(-1.0,-2.0)", "dataset.batch_size=16"),
+        )
+    assert ended.value.code == 1
+    errors = capfd.readouterr().err
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith(
+        "error: hparams_search: expected one trial or more to succeed, all failed"
+    )
 
 
 def test_pruning_outside_a_search_says_so(tmp_path, tiny_sample, capsys):

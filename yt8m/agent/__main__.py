@@ -1,33 +1,42 @@
-"""`wandb agent` with an exit code that tells: `python -m yt8m.agent ENTITY/PROJECT/ID [its options]`.
+"""Work on a W&B sweep: `python -m yt8m.agent ENTITY/PROJECT/ID`."""
 
-The agent itself ends with 0 even when every run that it started has failed.
-"""
-
-import os
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
-from yt8m.cli import RUNS_RECORD
+from yt8m.cli import end
+from yt8m.errors import YT8MError
+
+HELP = """\
+Works on a W&B sweep: `wandb agent` with the interpreter of this installation and an exit code that shows failures.
+
+wandb sweep conf/sweep/nn_stream_lstm.yaml             makes a sweep and prints its ENTITY/PROJECT/ID
+python -m yt8m.agent ENTITY/PROJECT/ID                 runs it, on any number of machines
+CUDA_VISIBLE_DEVICES=0 python -m yt8m.agent …          one agent per GPU
+
+Options are those of `wandb agent`
+  --count N                  work on N runs at most
+  --project, --entity        for a sweep given by its ID alone
+
+Exit code: 0 all runs finished or were stopped by the sweep, 1 a run failed or could not start (each is named),
+2 bad arguments, 130 interrupted.
+"""
 
 
 def main() -> None:
-    """The command: 1 when a run failed or was killed, and each such run named; else the agent's own code."""
-    with tempfile.TemporaryDirectory() as folder:
-        record = Path(folder) / "runs"
-        record.touch()
-        agent = subprocess.run(
-            [sys.executable, "-m", "wandb", "agent", *sys.argv[1:]],
-            env={**os.environ, RUNS_RECORD: str(record)},
-            check=False,
-        )
-        events = [line.split(" ", 2) for line in record.read_text().splitlines()]
-    done = {run for event, run, _ in events if event == "done"}
-    failed = {run: overrides for _, run, overrides in events if run not in done}
-    for run, overrides in failed.items():
-        print(f"error: run {run} failed: {overrides}", file=sys.stderr)
-    sys.exit(1 if failed else agent.returncode)
+    """Run the agent with the command line's arguments."""
+    arguments = sys.argv[1:]
+    if {"-h", "--help"} & {*arguments}:
+        print(HELP, end="")
+        return
+    from yt8m.agent.agent import check_arguments, run_agent
+
+    try:
+        check_arguments(arguments)
+        code = run_agent(arguments)
+    except YT8MError as error:
+        end(error.exit_code, f"error: {error}")
+    except KeyboardInterrupt:
+        end(130, "interrupted")
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Evaluation of a checkpoint: metrics, results per class and per genre, precision-recall pictures."""
+"""Evaluation of a checkpoint: metrics, results per class and per genre, precision-recall curves."""
 
 import logging
 from pathlib import Path
@@ -11,6 +11,7 @@ from torchmetrics import MetricCollection, SumMetric
 
 from yt8m.datamodules.dataset import Batch
 from yt8m.eval.per_class import TopKPredictions, draw_curves, write_classes, write_genres
+from yt8m.extras import is_installed
 from yt8m.files import write_json
 from yt8m.metric_table import PREFIX
 from yt8m.metrics import make_metrics
@@ -23,10 +24,10 @@ log = logging.getLogger(__name__)
 
 @lightning_session()
 def evaluate(config: dict[str, Any]) -> float:
-    """Evaluate a checkpoint on the partition `split`; what `eval.yaml` leaves empty comes from the checkpoint.
+    """Evaluate a checkpoint on the partition `split`; settings that are null come from the checkpoint.
 
-    Leaves `metrics.json`, `classes.csv`, `precision_recall_*.png` and, where the genres of the classes are
-    known, `genres.csv` in the output folder. Returns GAP.
+    Writes `metrics.json`, `classes.csv`, `precision_recall_*.png` and, if the genres of the classes are known,
+    `genres.csv` to the output folder. Returns GAP.
     """
     folder = Path(config["output_dir"])
     path, classifier, datamodule = restore(
@@ -44,7 +45,10 @@ def evaluate(config: dict[str, Any]) -> float:
         if genres:
             values |= genres.values
             write_genres(folder / "genres.csv", classes, per_class.pairs, genres.pairs)
-        draw_curves(folder, classes, per_class.pairs)
+        if is_installed("matplotlib"):
+            draw_curves(folder, classes, per_class.pairs)
+        else:
+            log.warning("no precision-recall curves: they need matplotlib; pip install 'yt8m[plots]'")
         record = {**values, "ckpt_path": str(path), "split": config["split"], **provenance()}
         write_json(folder / "metrics.json", record)
         print_results(record, folder)
@@ -52,7 +56,7 @@ def evaluate(config: dict[str, Any]) -> float:
 
 
 class PairsOfAllRanks(Callback):
-    """Takes the pairs that the classifier's mAP has gathered, before the classifier forgets them."""
+    """Keeps the pairs that the classifier's mAP has gathered, before it is reset."""
 
     def __init__(self, prefix: str):
         self.prefix = prefix
@@ -64,9 +68,9 @@ class PairsOfAllRanks(Callback):
 
 
 class GenreMetrics(Callback):
-    """The metrics of a video's genres, whether the outputs are genres or labels (see `yt8m.genres`).
+    """The metrics of a video's genres, for outputs that are genres or labels (see `yt8m.labels`).
 
-    A video without a genre counts as one without a true class.
+    A video without a genre counts as a video without a true class.
     """
 
     def __init__(self, prefix: str):
@@ -87,7 +91,7 @@ class GenreMetrics(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if outputs is None:  # every record of the batch was damaged and skipped
+        if outputs is None:  # all records of the batch were damaged and skipped
             return
         truth, mask = pl_module.genre_labels(batch)
         self.metrics.update(pl_module.genre_scores(outputs), truth, mask)
@@ -104,7 +108,7 @@ class GenreMetrics(Callback):
 
 
 def _pairs(metrics: MetricCollection) -> TopKPredictions:
-    """The pairs behind `metrics`, from all ranks."""
+    """The pairs behind `metrics`, of all ranks."""
     metric = metrics["map"]
     with metric.sync_context(dist_sync_fn=metric.dist_sync_fn):
         return TopKPredictions.of(metric)

@@ -1,7 +1,7 @@
 """Results per class and per genre: average precision, and the precision-recall curves behind it.
 
-As in mAP, only the pairs of the 20 best classes of each video count (`yt8m.metrics`), so the recall of a class ends
-where its videos rank it lower than that.
+As in mAP, only the 20 best classes of each video count (`yt8m.metrics`), so a class's curve ends at the recall where
+its other videos rank it lower.
 """
 
 import csv
@@ -21,14 +21,20 @@ from yt8m.metrics import MAP, average_precision
 CLASSES_HEADER = ("class", "name", "verticals", "positives", "ap_top20")
 GENRES_HEADER = ("genre", "classes", "mean_ap_top20", "videos", "genre_ap_top20")
 
-ENOUGH = 10  # positives for a curve that is more than chance
-_CURVES = 5  # in one picture
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")  # Okabe and Ito's, told apart by everyone
+ENOUGH = 10  # positives; the curve of a class with fewer is mostly chance
+_CURVES = 5  # per picture
+_COLORS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+)  # of Okabe and Ito: distinct with any color vision
 
 
 @dataclass(frozen=True)
 class TopKPredictions:
-    """The best (score, class, hit) pairs of all videos, and how often each class is true.
+    """The best (score, class, hit) pairs of all videos, and the number of positives of each class.
 
     - ``scores`` float32 [n], ``classes`` integer [n], ``hits`` bool [n], ``positives`` integer [C]; on the CPU
     """
@@ -40,17 +46,17 @@ class TopKPredictions:
 
     @classmethod
     def of(cls, metric: MAP) -> "TopKPredictions":
-        """What the metric has gathered."""
+        """The pairs that the metric has gathered."""
         return cls(*(part.cpu() for part in metric.pairs()))
 
     def average_precisions(self) -> list[float]:
-        """Of each class; NaN for classes without positives."""
+        """Average precision of each class; NaN for classes without positives."""
         return average_precision(self.scores, self.classes, self.hits, self.positives).tolist()
 
     def curve(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Recall and precision of one class wherever recall rises, by falling score: float64 `[n]` and `[n]`.
+        """Recall and precision of one class at the scores where recall rises, highest first: float64 `[n]`, `[n]`.
 
-        Without equal scores, Σ precision · rise of recall is the average precision.
+        Without equal scores, Σ precision · Δrecall is the average precision.
         """
         of_class = self.classes == index
         scores, order = self.scores[of_class].sort(descending=True)
@@ -62,13 +68,13 @@ class TopKPredictions:
 
 @dataclass(frozen=True)
 class GenreResult:
-    """One genre, or `(Unknown)` for the classes that have none; of that, nothing but its classes is known.
+    """Results of one genre, or of the classes without one, `(Unknown)`.
 
     Attributes:
-        classes: how many of its classes have positives; a class of several genres counts in each.
-        mean_ap: the mean of these classes' APs; None without such classes.
-        videos: the videos of the genre.
-        ap: the AP of the genre itself; None without videos.
+        classes: number of its classes with positives; a class of several genres counts in each.
+        mean_ap: mean AP of these classes; None without any.
+        videos: number of the genre's videos; None for `(Unknown)`.
+        ap: AP of the genre itself; None without videos.
     """
 
     name: str
@@ -81,12 +87,12 @@ class GenreResult:
 def genre_results(
     classes: Sequence[ClassInfo], pairs: TopKPredictions, of_genres: TopKPredictions
 ) -> list[GenreResult]:
-    """The genres in the order of their names, and last `(Unknown)` where a class has none.
+    """The genres by name, and last `(Unknown)` if a class has none.
 
     Args:
         classes: in index order.
         pairs: of the classes.
-        of_genres: of the genres in the order of their names.
+        of_genres: of the genres, by name.
     """
     names = genre_names([info.verticals for info in classes])
     aps = of_genres.average_precisions()
@@ -104,7 +110,7 @@ def genre_results(
 
 
 def write_classes(path: Path, classes: Sequence[ClassInfo], pairs: TopKPredictions) -> None:
-    """A CSV row per class in index order; verticals are set apart by `|`, no AP without positives."""
+    """One CSV row per class in index order; `|` separates verticals; the AP is empty without positives."""
     rows = zip(classes, pairs.positives.tolist(), pairs.average_precisions(), strict=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
@@ -116,7 +122,7 @@ def write_classes(path: Path, classes: Sequence[ClassInfo], pairs: TopKPredictio
 def write_genres(
     path: Path, classes: Sequence[ClassInfo], pairs: TopKPredictions, of_genres: TopKPredictions
 ) -> None:
-    """A CSV row per result of `genre_results`."""
+    """One CSV row per result of `genre_results`."""
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(GENRES_HEADER)
@@ -125,9 +131,9 @@ def write_genres(
 
 
 def draw_curves(folder: Path, classes: Sequence[ClassInfo], pairs: TopKPredictions) -> list[Path]:
-    """`precision_recall_{best,median,worst}.png`: five classes each, of those with enough positives.
+    """Write `precision_recall_{best,median,worst}.png`, five classes each; returns the files.
 
-    Where no class has `ENOUGH` of them, all classes with positives are drawn from. Returns the files.
+    The classes are those with `ENOUGH` positives, or with any if no class has that many.
     """
     aps = pairs.average_precisions()
     seen = [index for index, positives in enumerate(pairs.positives.tolist()) if positives]
@@ -151,12 +157,16 @@ def draw_curves(folder: Path, classes: Sequence[ClassInfo], pairs: TopKPredictio
 
 
 def _draw(path: Path, title: str, curves: list[tuple[str, float, int, np.ndarray, np.ndarray]]) -> None:
-    from matplotlib.figure import Figure  # not through pyplot, which would look for a display
+    from matplotlib.figure import Figure  # not pyplot, which needs a display
 
     figure = Figure(figsize=(7, 6), layout="constrained")
     axes = figure.add_subplot()
+    without_hits = []
     for (name, ap, positives, recall, precision), color in zip(curves, _COLORS, strict=False):
         name = name if len(name) <= 40 else f"{name[:39]}…"  # so that the legend fits
+        if not len(recall):
+            without_hits.append(f"{name} ({positives:,} positives)".replace("$", r"\$"))
+            continue
         label = f"{name}: AP {ap:.3f}, {positives:,} positives".replace("$", r"\$")
         first = precision[:1]  # holds from recall 0 on
         # The area under the steps is the AP.
@@ -166,7 +176,10 @@ def _draw(path: Path, title: str, curves: list[tuple[str, float, int, np.ndarray
     axes.set_ylabel("precision")
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
-    if curves:
+    if without_hits:
+        lines = ["AP 0: never among the 20 best classes", "of a video that has the label:", "", *without_hits]
+        axes.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", linespacing=1.6)
+    if len(without_hits) < len(curves):
         figure.legend(loc="outside lower center", frameon=False)
     figure.savefig(path, dpi=120)
 

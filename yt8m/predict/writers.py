@@ -1,7 +1,6 @@
-"""Prediction files: Kaggle's CSV, names and scores, JSON lines, Parquet; and Kaggle's CSV of 2019's segments.
+"""Prediction files: Kaggle's CSV, names and scores, JSON lines, Parquet, and the CSV of Kaggle's 2019 challenge.
 
-A writer takes predictions batch after batch and holds no more than one of them. Scores in text have six
-significant digits.
+A writer takes one batch of predictions at a time and keeps none. Scores in text have six significant digits.
 """
 
 import csv
@@ -21,11 +20,11 @@ MAX_SEGMENTS = 100_000  # of one class in a 2019 submission
 
 @dataclass
 class Predictions:
-    """What a batch of B videos, or segments, was found to be; best first in each row.
+    """Predictions for B videos or segments, best first in each row.
 
     - ``ids``: one per row; ``"id:start"`` for segments
     - ``classes`` int64 [B, k] and ``scores`` float32 [B, k]
-    - ``genres`` int64 [B, g] and ``genre_scores`` float32 [B, g]; g = 0 where genres are not known
+    - ``genres`` int64 [B, g] and ``genre_scores`` float32 [B, g]; g = 0 if genres are unknown
     """
 
     ids: list[str]
@@ -46,7 +45,7 @@ class Writer:
     """Writes predictions to a new file at `path`.
 
     Args:
-        path: the file; made anew.
+        path: the file; created or overwritten.
         names: of the classes.
         genres: names of the genres.
     """
@@ -59,11 +58,11 @@ class Writer:
         raise NotImplementedError
 
     def close(self) -> None:
-        """End the file; without it the file is not whole."""
+        """Finish the file."""
         self.file.close()
 
     def abandon(self) -> None:
-        """Let go of the file, half as it is."""
+        """Close the file unfinished."""
         self.file.close()
 
 
@@ -82,7 +81,7 @@ class KaggleWriter(Writer):
 
 
 class NamesWriter(Writer):
-    """A CSV table for people: a row per video and class, with the video's best genre beside it."""
+    """A CSV table for people: one row per video and class, with the video's best genre."""
 
     def __init__(self, path: Path, names: list[str], genres: list[str]):
         super().__init__(path, names, genres)
@@ -98,7 +97,7 @@ class NamesWriter(Writer):
 
 
 class JSONLinesWriter(Writer):
-    """An object per video: `id`, `genres` of `name` and `score`, `labels` of `class`, `name` and `score`."""
+    """One object per video: `id`, `genres` of `name` and `score`, `labels` of `class`, `name` and `score`."""
 
     def write(self, predictions: Predictions) -> None:
         for name, classes, scores, genres, genre_scores in predictions:
@@ -117,9 +116,9 @@ class JSONLinesWriter(Writer):
 
 
 class ParquetWriter(Writer):
-    """A row per video, lists best first: `id`, `classes`, `names`, `scores`, `genres`, `genre_scores`.
+    """One row per video, lists best first: `id`, `classes`, `names`, `scores`, `genres`, `genre_scores`.
 
-    Scores are float32, as computed. Rows are written out by the thousand, for a group of rows costs a header.
+    Scores are float32, as computed. Rows are written by the thousand, because each group of rows has a header.
     """
 
     ROWS = 8192
@@ -157,13 +156,13 @@ class ParquetWriter(Writer):
             for name, classes, scores, genres, genre_scores in predictions
         )
         if len(self.rows) >= self.ROWS:
-            self._write_out()
+            self._flush()
 
     def close(self) -> None:
-        self._write_out()
+        self._flush()
         self.file.close()
 
-    def _write_out(self) -> None:
+    def _flush(self) -> None:
         self.file.write_table(self.table.from_pylist(self.rows, self.schema))
         self.rows.clear()
 
@@ -171,7 +170,7 @@ class ParquetWriter(Writer):
 class SegmentsWriter(Writer):
     """The CSV of the 2019 challenge: `class,id:start id:start …` by falling score, 100,000 per class at most.
 
-    It goes by class, and the predictions come by segment: a database beside the file sorts them, on the disk.
+    The file is by class, the predictions come by segment: a temporary database beside the file sorts them on disk.
     """
 
     def __init__(self, path: Path, names: list[str], genres: list[str]):
@@ -179,7 +178,7 @@ class SegmentsWriter(Writer):
         self.pairs_path = path.with_name(path.name + ".pairs")
         self.pairs_path.unlink(missing_ok=True)
         self.pairs = sqlite3.connect(self.pairs_path, isolation_level=None)
-        # A database that is thrown away needs no protection against a crash.
+        # A temporary database needs no protection against a crash.
         self.pairs.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN")
         self.pairs.execute("CREATE TABLE pairs (class INTEGER, score REAL, segment TEXT)")
 
@@ -223,10 +222,10 @@ ENDINGS = {"csv": ".csv", "names": ".names.csv", "jsonl": ".jsonl", "parquet": "
 
 
 def segment_classes(path: Path, num_classes: int) -> list[int]:
-    """The classes that 2019's segments were rated for, from `segment_label_ids.csv` (one column, `Index`).
+    """The classes that the 2019 segments were rated for, from `segment_label_ids.csv` (one column, `Index`).
 
     Raises:
-        ConfigError: there is no such file, or it holds something else.
+        ConfigError: the file is missing or has other content.
     """
     try:
         lines: Iterable[str] = path.read_text(encoding="utf-8-sig").split()

@@ -1,4 +1,4 @@
-"""End the hopeless trials of an Optuna search early."""
+"""Pruning: end the hopeless trials of an Optuna search early."""
 
 import logging
 
@@ -16,17 +16,17 @@ log = logging.getLogger(__name__)
 class Pruning(Callback):
     """Reports `monitor` after every validation to the trial that Hydra's Optuna sweeper runs this job for.
 
-    Where `pruner` gives the trial up, training stops. The sweeper records such a trial as complete with the
-    value that it had reached; its user attribute `pruned_after` says after how many validations it ended.
+    If `pruner` gives the trial up, training stops. The sweeper records the trial as complete, with its best value so
+    far; the trial's user attribute `pruned_after` is the number of validations.
 
     Args:
         storage: URL of the search's storage, shared by all its processes.
         study_name: the study in it.
         monitor: name of the logged metric.
-        pruner: what decides, by the values of the study's other trials after as many validations.
+        pruner: decides by comparing with the study's other trials after as many validations.
 
     Raises:
-        ConfigError: when training starts, in a job that is no trial of the study.
+        ConfigError: when training starts, if the job is not a trial of the study.
     """
 
     def __init__(self, *, storage: str, study_name: str, monitor: str, pruner: optuna.pruners.BasePruner):
@@ -51,15 +51,17 @@ class Pruning(Callback):
         trainer.should_stop |= trainer.strategy.broadcast(hopeless)
 
     def _find_trial(self) -> optuna.Trial:
-        """The sweeper does not tell a job its trial, so it is found by its parameters: the latest that runs.
+        """The latest running trial with this job's parameters; the sweeper does not pass its number to the job.
 
-        Of two trials with the same parameters at once, either will do: they train the same network.
+        Of two such trials, either will do: they train the same network.
         """
         overrides = set(HydraConfig.get().overrides.task)
         try:
-            # The sampler is the sweeper's business; this one leaves the trial as it is.
             study = optuna.load_study(
-                self.study_name, self.storage, optuna.samplers.RandomSampler(), self.pruner
+                study_name=self.study_name,
+                storage=self.storage,
+                sampler=optuna.samplers.RandomSampler(),  # the sweeper's has sampled; this one is not used
+                pruner=self.pruner,
             )
         except KeyError:
             trials = []

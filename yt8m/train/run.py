@@ -2,14 +2,12 @@
 
 import logging
 import signal
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
@@ -19,7 +17,7 @@ from yt8m.errors import ConfigError
 from yt8m.files import read_json, write_json
 from yt8m.module import VideoClassifier
 from yt8m.train.launch import refuse_unusable
-from yt8m.train.loggers import WandbLogger
+from yt8m.train.loggers import BestSoFar, RunLogger
 from yt8m.train.results import count_parameters, print_results, provenance
 from yt8m.train.resume import Checkpoint, RandomState, ResumedEpoch
 from yt8m.train.session import lightning_session, make_trainer
@@ -80,9 +78,14 @@ def _train(config: dict[str, Any]) -> float:
     stats = RunStats()
     callbacks = [instantiate(c, _convert_="all") for c in config["callbacks"].values() if c]
     loggers = [instantiate(c, _convert_="all") for c in config["logger"].values() if c]
-    trainer = make_trainer(
-        config, [*callbacks, ResumedEpoch(), RandomState(), StopOnDivergence(), stats], loggers
-    )
+    callbacks += [
+        ResumedEpoch(),
+        RandomState(),
+        StopOnDivergence(),
+        BestSoFar(config["optimized_metric"]),
+        stats,
+    ]
+    trainer = make_trainer(config, callbacks, loggers)
     if ckpt_path:
         content = read_checkpoint(ckpt_path)
         check_resumable(content, ckpt_path, classifier, trainer)
@@ -145,16 +148,17 @@ def _without_defaults_of_another(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def _log_setup(loggers: list[Any], config: dict[str, Any], classifier: VideoClassifier) -> None:
-    """Give every logger the configuration, flat, W&B the code, and TensorBoard the network's graph."""
-    settings = {**_flat(config), "git_commit": provenance()["git_commit"]}
+    """Give every logger the run's settings."""
+    settings = {
+        **_flat(config),
+        "params": count_parameters(classifier),
+        "git_commit": provenance()["git_commit"],
+    }
     for logger in loggers:
-        logger.log_hyperparams(settings)
-        if isinstance(logger, WandbLogger):
-            logger.begin(classifier.model)
-        if isinstance(logger, TensorBoardLogger):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the tracer's remarks on constants
-                logger.log_graph(classifier, classifier.example())
+        if isinstance(logger, RunLogger):
+            logger.begin(classifier, settings, config["optimized_metric"])
+        else:
+            logger.log_hyperparams(settings)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from yt8m.build import build
 from yt8m.checkpoint import find_checkpoint, read_checkpoint, run_config
 from yt8m.datamodules.datamodule import YT8MDataModule
-from yt8m.errors import ConfigError, RankError
+from yt8m.errors import ConfigError, RankError, YT8MError
 from yt8m.module import VideoClassifier
 from yt8m.train.checkpoint import AtomicCheckpointIO
 from yt8m.train.ranks import WatchRanks, is_lost_connection
@@ -33,6 +33,8 @@ def lightning_session() -> Iterator[None]:
         yield
         failed = False
     except (InstantiationException, MisconfigurationException) as error:
+        if isinstance(error.__cause__, YT8MError):  # raised by what Hydra instantiated
+            raise error.__cause__ from None
         raise ConfigError(" ".join(str(error).split())) from error
     except SystemExit as stop:
         if not isinstance(stop.__context__, KeyboardInterrupt):

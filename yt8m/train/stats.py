@@ -63,11 +63,12 @@ class RunStats(Callback):
         self.train_seconds += now - self._mark
         self._mark = now
         self.videos += len(batch) * trainer.world_size
-        self._log_seconds()
+        if trainer.global_step % trainer.log_every_n_steps == 0 or trainer.is_last_batch:
+            self._log_curves(trainer)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit":
-            self._log_seconds()
+            self._log_curves(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._mark = time.perf_counter()
@@ -99,9 +100,14 @@ class RunStats(Callback):
             stats[f"{name}_peak"] = peak if count else None
         return stats
 
-    def _log_seconds(self) -> None:
-        # For curves over time. A CPU tensor, to avoid a host-to-device copy.
-        self.log("seconds", torch.tensor(self.elapsed()))
+    def _log_curves(self, trainer: pl.Trainer) -> None:
+        curves = {
+            "seconds": self.elapsed(),
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "videos_per_second": self.videos / self.train_seconds if self.train_seconds else 0.0,
+        }
+        # CPU tensors, to avoid a host-to-device copy.
+        self.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in curves.items()})
 
     def _sample_forever(self, device: torch.device) -> None:
         psutil.cpu_percent()  # The first call only starts the clock.

@@ -1,4 +1,4 @@
-"""What TensorBoard can show of a network beside its metrics: PR curves, histograms, a video's frames."""
+"""Pictures in TensorBoard: PR curves, histograms of weights and gradients, a video's frames."""
 
 from typing import Any
 
@@ -13,21 +13,20 @@ from yt8m.datamodules.dataset import Batch
 from yt8m.errors import ConfigError
 
 # From the smallest to the largest value: blue, white, red.
-_COLOURS = torch.tensor([[0.13, 0.40, 0.67], [1.0, 1.0, 1.0], [0.70, 0.09, 0.17]])
+_COLORS = torch.tensor([[0.13, 0.40, 0.67], [1.0, 1.0, 1.0], [0.70, 0.09, 0.17]])
 
 
 class TensorBoardPictures(Callback):
-    """Writes after every validation, beside the scalars.
+    """After each validation, writes:
 
-    - `pr_curve/all`: precision over recall, all classes pooled, and `pr_curve/CLASS` for the classes that
-      are most frequent among the videos looked at;
-    - `weights/NAME` and `gradients/NAME`: histograms of every variable; gradients are those of the epoch's
-      last training step;
+    - `pr_curve/all`: precision over recall, all classes pooled, and `pr_curve/INDEX NAME` for the most frequent
+      classes;
+    - `weights/NAME` and `gradients/NAME`: histograms of every variable; gradients are of the epoch's last step;
     - `frames`: the first video's frames as a heat map, time from left to right, one row per feature value.
 
     Args:
-        videos: how many of the first validation videos PR curves are drawn from.
-        classes: how many classes have a curve of their own.
+        videos: PR curves are of this many videos, the first of the validation partition.
+        classes: number of classes with a curve of their own.
 
     Raises:
         ConfigError: no TensorBoard logger is configured.
@@ -79,11 +78,17 @@ class TensorBoardPictures(Callback):
         scores, labels = torch.cat(self._scores), torch.cat(self._labels)  # [V, C]
         self._scores, self._labels = [], []
         frequent = labels.sum(dim=0).topk(min(self.classes, labels.shape[1])).indices.tolist()
+        names = [
+            info.name.replace("/", " ") for info in pl_module.classes()
+        ]  # a slash would make a group of its own
         for writer in _writers(trainer):
             writer.add_pr_curve("pr_curve/all", labels.flatten(), scores.flatten(), trainer.global_step)
             for index in frequent:
                 writer.add_pr_curve(
-                    f"pr_curve/{index}", labels[:, index], scores[:, index], trainer.global_step
+                    f"pr_curve/{index} {names[index]}",
+                    labels[:, index],
+                    scores[:, index],
+                    trainer.global_step,
                 )
             for name, parameter in pl_module.named_parameters():
                 writer.add_histogram(f"weights/{name}", parameter.detach().float().cpu(), trainer.global_step)
@@ -101,10 +106,10 @@ class TensorBoardPictures(Callback):
 
 def heat_map(frames: Tensor) -> Tensor:
     """A video's quantised frames, `[T, D]` in 0…255, as an image `[D, T, 3]` in 0…1: low blue, high red."""
-    place = frames.T / 255 * (len(_COLOURS) - 1)
-    below = place.floor().clamp(max=len(_COLOURS) - 2).long()
-    share = (place - below)[..., None]
-    return _COLOURS[below] * (1 - share) + _COLOURS[below + 1] * share
+    position = frames.T / 255 * (len(_COLORS) - 1)
+    below = position.floor().clamp(max=len(_COLORS) - 2).long()
+    weight = (position - below)[..., None]
+    return _COLORS[below] * (1 - weight) + _COLORS[below + 1] * weight
 
 
 def _writers(trainer: pl.Trainer) -> list[Any]:

@@ -1,0 +1,73 @@
+"""Several classifiers that predict as one."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from yt8m.datamodules.dataset import Batch
+from yt8m.errors import ConfigError
+from yt8m.module import VideoClassifier
+
+
+class Ensemble(pl.LightningModule):
+    """The weighted mean of classifiers' probabilities.
+
+    Args:
+        classifiers: one or more, which read the same features and agree on the classes (`check_same_task`).
+        weights: one per classifier; they sum to 1.
+    """
+
+    def __init__(self, classifiers: list[VideoClassifier], weights: list[float]):
+        super().__init__()
+        self.classifiers, self.weights = torch.nn.ModuleList(classifiers), weights
+
+    @property
+    def first(self) -> VideoClassifier:
+        return self.classifiers[0]
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """Probabilities, float32 `[B, C]`; None for an empty batch."""
+        if not len(batch):
+            return None
+        inputs: dict[Any, Any] = {}  # dequantized once for all classifiers that read the same
+        scores = None
+        for classifier, weight in zip(self.classifiers, self.weights, strict=True):
+            options = classifier.hparams
+            key = (classifier.needs_frames, classifier.needs_video, options.normalize, options.pad_to)
+            if key not in inputs:
+                inputs[key] = classifier.inputs(batch)
+            share = weight * classifier(*inputs[key]).float().sigmoid()
+            scores = share if scores is None else scores + share
+        return scores
+
+
+def normalized_weights(weights: list[float] | None, count: int) -> list[float]:
+    """Weights of `count` checkpoints that sum to 1; equal ones for None. Raises ConfigError."""
+    weights = weights or [1.0] * count
+    if len(weights) != count:
+        raise ConfigError(f"weights: expected {count} positive numbers, one per checkpoint, found {weights}")
+    return [weight / sum(weights) for weight in weights]
+
+
+def check_same_task(classifier: VideoClassifier, first: VideoClassifier, path: str, first_path: str) -> None:
+    """Raise ConfigError unless two checkpoints read the same input and mean the same by a class.
+
+    Args:
+        classifier, first: the classifiers.
+        path, first_path: their checkpoints, for the message.
+    """
+    for key in ("num_classes", "target", "level", "feature_sizes", "max_frames"):
+        expected, found = first.hparams[key], classifier.hparams[key]
+        # The order of the features is the order of their columns.
+        if expected != found or (key == "feature_sizes" and list(expected) != list(found)):
+            raise ConfigError(
+                f"ckpt_path: expected checkpoints that agree, found {key} = {found} in {path} and {expected} "
+                f"in {first_path}"
+            )
+    names = [[info.name for info in one.classes()] for one in (first, classifier)]
+    if names[0] != names[1]:
+        raise ConfigError(
+            f"ckpt_path: expected checkpoints that agree, found other class names in {path} than in {first_path}"
+        )

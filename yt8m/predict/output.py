@@ -1,0 +1,138 @@
+"""The prediction file: gathered from all ranks, written batch by batch, renamed on completion."""
+
+import os
+import signal
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import Tensor, distributed
+
+from yt8m.datamodules.dataset import Batch
+from yt8m.errors import ConfigError
+from yt8m.metrics import top_classes
+from yt8m.module import VideoClassifier
+from yt8m.predict.ensemble import Ensemble
+from yt8m.predict.writers import Predictions, Writer
+
+TOP_GENRES = 5  # of a video, in the formats that list genres
+
+
+class OutputFile(Callback):
+    """Writes the predictions of all ranks, in the data's order, to `.part`, and renames it on completion.
+
+    All ranks have the same number of batches, and their batches of one step are consecutive videos of the partition
+    (`BatchSampler`), so rank 0 gathers each step's predictions and writes them.
+
+    Args:
+        path: the final name.
+        make: the writer of the format.
+        top_k: classes per video.
+        overwrite: whether to replace a file that appeared at `path` in the meantime.
+        only: the classes to choose from; None for all.
+
+    Raises:
+        ConfigError: the disk is full, a file appeared at `path`, or a score is NaN.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        make: type[Writer],
+        top_k: int,
+        *,
+        overwrite: bool = False,
+        only: list[int] | None = None,
+    ):
+        self.path, self.part = path, path.with_name(path.name + ".part")
+        self.make, self.top_k, self.overwrite, self.only = make, top_k, overwrite, only
+        self.count = 0
+        self._writer: Writer | None = None  # on rank 0, while there is something to write
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: Ensemble) -> None:
+        if trainer.is_global_zero:
+            classifier = pl_module.first
+            names = [info.name for info in classifier.classes()]
+            with self._writing():
+                self._writer = self.make(self.part, names, classifier.genres.names)
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: Ensemble,
+        outputs: Tensor | None,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.received_sigterm:  # Lightning checks it only in training
+            raise SIGTERMException(128 + signal.SIGTERM)
+        own = None if outputs is None else self._best(outputs, batch.ids, pl_module.first)
+        for predictions in _gather(own, trainer):
+            if predictions is not None:
+                with self._writing():
+                    self._writer.write(predictions)
+                self.count += len(predictions)
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: Ensemble) -> None:
+        skipped = sum(trainer.datamodule.skipped().values())  # gathers from all ranks
+        if self._writer is None:
+            return
+        with self._writing():
+            self._writer.close()
+            with self.part.open("rb") as file:
+                os.fsync(file.fileno())
+        self._writer = None
+        if self.path.exists() and not self.overwrite:
+            raise ConfigError(
+                f"output: expected a new file, found one that appeared at {self.path} meanwhile; "
+                f"the predictions are in {self.part}"
+            )
+        self.part.replace(self.path)
+        rows = "segments" if pl_module.first.hparams.level == "segment" else "videos"
+        skipped_part = f"; {skipped:,} damaged records skipped" if skipped else ""
+        print(f"{self.path}: {self.count:,} {rows}{skipped_part}")
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: Ensemble, exception: BaseException) -> None:
+        if self._writer is not None:
+            with suppress(OSError):  # the disk may be full
+                self._writer.abandon()
+            self.part.unlink(missing_ok=True)
+            self._writer = None
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigError(
+                f"output: {self.part} could not be written ({error}); free space on the disk, or set output"
+            ) from error
+
+    def _best(self, scores: Tensor, ids: list[str], classifier: VideoClassifier) -> Predictions:
+        genre_scores = classifier.genre_scores(scores)
+        genres = top_classes(genre_scores, min(TOP_GENRES, genre_scores.shape[1]))
+        if self.only is None:
+            classes = top_classes(scores, min(self.top_k, scores.shape[1]))
+        else:
+            only = torch.tensor(self.only, device=scores.device)
+            classes = only[top_classes(scores[:, only], min(self.top_k, len(only)))]
+        best = scores.gather(1, classes)
+        if best.isnan().any():  # NaN ranks above all numbers
+            raise ConfigError("ckpt_path: expected probabilities, found NaN; look for a diverged training")
+        tensors = classes, best, genres, genre_scores.gather(1, genres)
+        return Predictions(ids, *(tensor.cpu().numpy() for tensor in tensors))
+
+
+def _gather(own: Predictions | None, trainer: pl.Trainer) -> list[Predictions | None]:
+    """All ranks' predictions by rank, on rank 0; an empty list on the others."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [own]
+    of_ranks = [None] * trainer.world_size if trainer.is_global_zero else None
+    distributed.gather_object(own, of_ranks)
+    return of_ranks or []
