@@ -90,12 +90,15 @@ def describe(error: Exception, name: str) -> tuple[str, int] | None:
     from hydra.errors import HydraException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+    from yt8m.extras import PACKAGES, missing
     from yt8m.hydra_errors import explain
 
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: expected a value, found none; see --help for an example", 2
     if isinstance(error, HydraException | OmegaConfBaseException) or "Config group override" in str(error):
         return explain(error, name), 2
+    if isinstance(error, ModuleNotFoundError) and error.name in PACKAGES:
+        return missing(error.name, f"yt8m.{name}"), 2
     # What Optuna says where its sweeper looks for the best of no successful trials; of Optuna 2, and of later ones.
     if str(error) in ("Record does not exist.", "No trials are completed yet."):
         return (

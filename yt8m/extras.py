@@ -27,6 +27,9 @@ def require(package: str, needed_by: str) -> None:
         needed_by: what the user set, such as `logger=wandb`.
     """
     if not is_installed(package):
-        raise ConfigError(
-            f"{needed_by}: expected the package {package}, found none; pip install 'yt8m[{PACKAGES[package]}]'"
-        )
+        raise ConfigError(missing(package, needed_by))
+
+
+def missing(package: str, needed_by: str) -> str:
+    """One line about a missing package, with the pip command."""
+    return f"{needed_by}: expected the package {package}, found none; pip install 'yt8m[{PACKAGES[package]}]'"

@@ -1,4 +1,4 @@
-"""Checkpoints are written whole or not at all."""
+"""Writing checkpoints atomically."""
 
 import os
 from pathlib import Path
@@ -11,10 +11,13 @@ from yt8m.errors import ConfigError
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, flushes to the disk, then renames: a kill at any moment leaves the old file.
+    """Writes to `.part`, flushes to the disk, then renames, so a kill at any moment leaves the old file.
 
-    Lightning's own writer goes through the system's temporary folder, from where the last step may be a
-    copy, and holds a second copy of the whole checkpoint in memory.
+    Lightning's own writer keeps a second copy of the checkpoint in memory, and writes to the system's temporary folder
+    first, which may be on another disk, so its last step may be a copy.
+
+    Raises:
+        ConfigError: the file could not be written.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -31,5 +34,5 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             partial.unlink(missing_ok=True)
             raise ConfigError(
                 f"{target}: the checkpoint could not be written ({error}); an earlier one is untouched; "
-                "free space on the disk, or set hydra.run.dir, and go on with ckpt_path=last"
+                "free space on the disk, or set hydra.run.dir, and resume with ckpt_path=last"
             ) from error

@@ -1,4 +1,4 @@
-"""Ways of starting several training processes that would not do what was meant."""
+"""Reject unsupported multi-process launches."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ from yt8m.errors import ConfigError
 
 
 def refuse_unusable(trainer: dict[str, Any]) -> None:
-    """Check the group `trainer` against the way in which this process was started.
+    """Check the group `trainer` against how this process was started.
 
     Raises:
-        ConfigError: processes that would repeat a whole sweep, scatter their output, or hide what they did.
+        ConfigError: the processes would repeat a whole sweep, write to several folders, or lose their results.
     """
     strategy, devices = trainer["strategy"], trainer["devices"]
     if isinstance(strategy, str) and any(word in strategy for word in ("fork", "spawn", "notebook")):
         raise ConfigError(
-            f"trainer.strategy: expected processes of their own, found {strategy}, whose forked ones take the "
-            "run's figures with them; set trainer.strategy=ddp"
+            f"trainer.strategy: expected processes of their own, found {strategy}, whose forked ones lose the "
+            "run's results when they end; set trainer.strategy=ddp"
         )
     one_process = devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)
     if one_process and trainer["num_nodes"] == 1:
@@ -27,7 +27,7 @@ def refuse_unusable(trainer: dict[str, Any]) -> None:
     hydra = HydraConfig.get()
     in_slurm = SLURMEnvironment.detect()
     if hydra.mode == RunMode.MULTIRUN:
-        # submitit starts as many processes per job as the job has tasks, and they know of each other.
+        # submitit starts one process per task of the job, and tells each its rank.
         if not (in_slurm and "submitit" in hydra.launcher._target_):
             raise ConfigError(
                 f"trainer.devices: expected 1 in a multirun, found {devices}, whose processes would each run the "
@@ -39,5 +39,5 @@ def refuse_unusable(trainer: dict[str, Any]) -> None:
     ):
         raise ConfigError(
             "hydra.run.dir: expected one output folder for all processes of this run, found the default, which "
-            "carries the time at which each started; set hydra.run.dir=outputs/NAME"
+            "contains the time at which each started; set hydra.run.dir=outputs/NAME"
         )
