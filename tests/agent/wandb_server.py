@@ -1,6 +1,6 @@
-"""A server on loopback that is to `wandb sweep` and `wandb agent` what W&B's is: it keeps sweeps and deals out runs.
+"""A loopback stand-in for W&B's server: stores sweeps and hands out runs to the real `wandb sweep` and `wandb agent`.
 
-It knows the GraphQL operations that those two send, and samples on its own: every combination of `values`.
+It answers the GraphQL operations that these two send, and hands out every combination of `values`.
 """
 
 import gzip
@@ -31,14 +31,14 @@ VIEWER = {
 
 
 class Sweep:
-    """One sweep: its file's text, and the runs that are still to be dealt out."""
+    """One sweep: the text of its file, and the runs that are still to be handed out."""
 
     def __init__(self, config: str):
         self.config = config
         self.content = yaml.safe_load(config)
         axes = {
-            key: given.get("values", [given.get("value")])
-            for key, given in self.content["parameters"].items()
+            key: parameter.get("values", [parameter.get("value")])
+            for key, parameter in self.content["parameters"].items()
         }
         self.waiting = [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
         self.dealt: list[dict[str, Any]] = []
@@ -88,7 +88,7 @@ class Sweep:
 
 
 class WandbServer:
-    """`with WandbServer() as server:` listens at `server.url`; `server.sweeps` holds what it was given."""
+    """`with WandbServer() as server:` listens at `server.url`; `server.sweeps` holds the uploaded sweeps."""
 
     def __init__(self) -> None:
         self.sweeps: dict[str, Sweep] = {}
@@ -130,25 +130,27 @@ class WandbServer:
         self._http.shutdown()
         self._http.server_close()
 
-    def answer(self, query: str, given: dict[str, Any]) -> dict[str, Any] | None:
+    def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any] | None:
         """The data of a GraphQL operation; None for one that is unknown."""
         name = re.search(r"(?:query|mutation)\s+(\w+)", query)
         operation = name.group(1) if name else ""
         project = {"id": "UHJvamVjdDox", "name": "yt8m", "entity": ENTITY}
         if operation == "UpsertSweep":
             sweep = f"sweep{len(self.sweeps)}"
-            self.sweeps[sweep] = Sweep(given["config"])
+            self.sweeps[sweep] = Sweep(variables["config"])
             return {
                 "upsertSweep": {"sweep": {"name": sweep, "project": project}, "configValidationWarnings": []}
             }
         if operation in ("SweepWithRuns", "GetSweepState", "GetSweep"):
-            sweep = given.get("sweep") or given.get("name") or given.get("sweepName")
+            sweep = variables.get("sweep") or variables.get("name") or variables.get("sweepName")
             return {"project": {**project, "sweep": self.sweeps[sweep].node(sweep)}}
         if operation == "CreateAgent":
-            return {"createAgent": {"agent": {"id": given["sweep"]}}}
+            return {"createAgent": {"agent": {"id": variables["sweep"]}}}
         if operation == "Heartbeat":
-            commands = self.sweeps[given["id"]].next_commands(json.loads(given.get("runState") or "{}"))
-            return {"agentHeartbeat": {"agent": {"id": given["id"]}, "commands": json.dumps(commands)}}
+            commands = self.sweeps[variables["id"]].next_commands(
+                json.loads(variables.get("runState") or "{}")
+            )
+            return {"agentHeartbeat": {"agent": {"id": variables["id"]}, "commands": json.dumps(commands)}}
         if "serverInfo" in query:
             info = {"features": [], "cliVersionInfo": {}, "latestLocalVersionInfo": None}
             return {"viewer": VIEWER, "serverInfo": info}

@@ -1,4 +1,4 @@
-"""What eval leaves: the run's figures, and results per class and genre that agree with them."""
+"""The files of eval: the run's metrics, and results per class and genre that agree with them."""
 
 import csv
 import json

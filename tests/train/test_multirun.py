@@ -1,4 +1,4 @@
-"""Hydra sweeps: a folder per job, failures that stay their own, launchers, and nothing left behind in memory."""
+"""Hydra sweeps: a folder per job, failures that do not affect other jobs, launchers, and no leaked memory."""
 
 import gc
 import importlib.util
@@ -26,7 +26,7 @@ def job(folder, number):
 
 @pytest.fixture
 def fire(monkeypatch):
-    """Let training with the learning rate 0.001 fail in a way that nobody foresaw."""
+    """Make training with a learning rate of 0.001 fail with an unexpected error."""
     from yt8m.module import VideoClassifier
 
     def on_train_start(self):
@@ -36,7 +36,7 @@ def fire(monkeypatch):
     monkeypatch.setattr(VideoClassifier, "on_train_start", on_train_start, raising=False)
 
 
-def test_a_failed_job_names_itself_and_the_others_go_on(tmp_path, tiny_sample, fire, capsys):
+def test_a_failed_job_is_named_and_the_others_run(tmp_path, tiny_sample, fire, capsys):
     with pytest.raises(SystemExit) as end:
         sweep(tmp_path, *TINY, *tiny_sample, *ONCE, "optimizer.lr=1e-3,2e-3")
     assert end.value.code not in (0, None)
@@ -54,19 +54,19 @@ def test_a_failed_job_names_itself_and_the_others_go_on(tmp_path, tiny_sample, f
     assert "Traceback" not in (good / "train.log").read_text()
 
 
-def test_no_job_finds_an_earlier_ones_network_in_memory(tmp_path, tiny_sample, fire, monkeypatch):
+def test_jobs_do_not_keep_earlier_networks_in_memory(tmp_path, tiny_sample, fire, monkeypatch):
     from yt8m import cli
     from yt8m.module import VideoClassifier
     from yt8m.train import run
 
     def networks():
-        # Not collected here: what hangs in cycles counts as memory in use.
+        # Without collecting garbage first: reference cycles count as memory in use.
         return sum(type(thing) is VideoClassifier for thing in gc.get_objects())
 
     monkeypatch.setattr(cli.log, "exception", cli.log.error)  # pytest would keep the record and its traceback
     alive = []
     make_trainer = run.make_trainer
-    monkeypatch.setattr(run, "make_trainer", lambda *given: alive.append(networks()) or make_trainer(*given))
+    monkeypatch.setattr(run, "make_trainer", lambda *args: alive.append(networks()) or make_trainer(*args))
     gc.collect()
     before = networks()
     with pytest.raises(SystemExit):
@@ -87,7 +87,7 @@ def test_a_launcher_runs_every_job_in_a_process_of_its_own(launcher, tmp_path, t
     name, option = launcher
     if importlib.util.find_spec(f"hydra_plugins.hydra_{name.split('_')[0]}_launcher") is None:
         pytest.skip("needs the extra `launchers`")
-    # As a user starts it: `python -m` makes the job a function of __main__, which the launcher must carry over.
+    # In a process, as `python -m` makes the job a function of __main__, which the launcher must pickle.
     done = subprocess.run(
         [
             *(sys.executable, "-m", "yt8m.train", "-m", f"hydra.sweep.dir={tmp_path}"),
@@ -129,7 +129,7 @@ TWO = {"devices": 2, "num_nodes": 1, "strategy": "ddp"}
 
 
 @pytest.mark.parametrize("trainer", [TWO, TWO | {"devices": "auto"}, TWO | {"devices": 1, "num_nodes": 2}])
-def test_several_processes_in_a_multirun_are_refused_with_the_way_out(hydra_mode, trainer):
+def test_several_processes_in_a_multirun_are_rejected_with_a_way_out(hydra_mode, trainer):
     from yt8m.errors import ConfigError
 
     hydra_mode("MULTIRUN")
@@ -139,7 +139,7 @@ def test_several_processes_in_a_multirun_are_refused_with_the_way_out(hydra_mode
     refuse_unusable(trainer)
 
 
-def test_one_process_per_job_is_welcome_in_a_multirun(hydra_mode):
+def test_one_process_per_job_is_fine_in_a_multirun(hydra_mode):
     hydra_mode("MULTIRUN")
     for devices in (1, "1", [3]):
         refuse_unusable(TWO | {"devices": devices})
@@ -169,7 +169,7 @@ def test_processes_started_from_outside_must_share_a_named_folder(hydra_mode, mo
 
 
 @pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn", "ddp_notebook"])
-def test_strategies_that_lose_the_figures_are_refused(hydra_mode, strategy):
+def test_strategies_that_lose_the_results_are_rejected(hydra_mode, strategy):
     from yt8m.errors import ConfigError
 
     hydra_mode("RUN")

@@ -1,4 +1,4 @@
-"""Stop and go on: the weights must equal those of the run that was never stopped, bit for bit."""
+"""Stop and resume: the weights must equal those of an uninterrupted run, bit for bit."""
 
 import csv
 
@@ -74,7 +74,7 @@ def test_resume_mid_epoch_equals_an_uninterrupted_run(
 
 
 def validations(folder):
-    """Every validation's figures by step."""
+    """GAP of every validation, by step."""
     with open(folder / "csv" / "version_0" / "metrics.csv") as file:
         return {row["step"]: row["val/gap"] for row in csv.DictReader(file) if row["val/gap"]}
 

@@ -1,4 +1,4 @@
-"""The train command as a user meets it: every network, every error, everything a run leaves."""
+"""The train command end to end: every network, every error, every output file."""
 
 import csv
 import json
@@ -39,7 +39,7 @@ def run(tmp_path_factory, tiny_sample):
     return folder, train(folder, *TINY, *tiny_sample, "+trainer.enable_progress_bar=true")
 
 
-def test_a_run_leaves_what_is_promised(run):
+def test_a_run_writes_all_its_files(run):
     folder, record = run
     assert {"config.yaml", "overrides.yaml", "hydra.yaml"} <= {p.name for p in (folder / ".hydra").iterdir()}
     assert {"best.ckpt", "last.ckpt"} == {p.name for p in (folder / "checkpoints").iterdir()}

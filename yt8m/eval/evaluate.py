@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torchmetrics import MetricCollection, SumMetric
 
-from yt8m.datamodules.dataset import Batch
+from yt8m.datamodules.batch import Batch
 from yt8m.eval.per_class import TopKPredictions, draw_curves, write_classes, write_genres
 from yt8m.extras import is_installed
 from yt8m.files import write_json

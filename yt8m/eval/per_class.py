@@ -172,13 +172,23 @@ def _draw(path: Path, title: str, curves: list[tuple[str, float, int, np.ndarray
         # The area under the steps is the AP.
         axes.step([*0 * first, *recall], [*first, *precision], where="pre", color=color, label=label)
     axes.set(xlim=(0, 1.01), ylim=(0, 1.02), title=title)
-    axes.set_xlabel("recall (over the 20 best classes of each video; a curve ends where that does)")
+    axes.set_xlabel("recall (only the 20 best classes of each video count)")
     axes.set_ylabel("precision")
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
     if without_hits:
         lines = ["AP 0: never among the 20 best classes", "of a video that has the label:", "", *without_hits]
-        axes.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", linespacing=1.6)
+        box = {"facecolor": "white", "edgecolor": "0.8", "alpha": 0.9}
+        axes.text(
+            0.97,
+            0.96,
+            "\n".join(lines),
+            ha="right",
+            va="top",
+            linespacing=1.5,
+            bbox=box,
+            transform=axes.transAxes,
+        )
     if len(without_hits) < len(curves):
         figure.legend(loc="outside lower center", frameon=False)
     figure.savefig(path, dpi=120)

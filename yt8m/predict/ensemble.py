@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from yt8m.datamodules.dataset import Batch
+from yt8m.datamodules.batch import Batch
 from yt8m.errors import ConfigError
 from yt8m.module import VideoClassifier
 

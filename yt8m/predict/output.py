@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, distributed
 
-from yt8m.datamodules.dataset import Batch
+from yt8m.datamodules.batch import Batch
 from yt8m.errors import ConfigError
 from yt8m.metrics import top_classes
 from yt8m.module import VideoClassifier

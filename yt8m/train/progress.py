@@ -43,4 +43,4 @@ class ProgressBar(RichProgressBar):
 
 
 def _epochs(trainer: pl.Trainer) -> int | str:
-    return trainer.max_epochs if (trainer.max_epochs or -1) > 0 else "∞"
+    return "∞" if trainer.max_epochs in (None, -1) else int(trainer.max_epochs or 0)

@@ -9,14 +9,14 @@ from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import distributed
 
 
 class Vote:
-    """A number that all ranks agree on. Make it on all ranks at once.
+    """A number that all ranks agree on. All ranks must construct it at the same point.
 
     Goes over the CPU (gloo), also in a run on GPUs, so that it does not wait for their work.
     """
@@ -51,7 +51,9 @@ class WatchRanks(Callback):
         self._processes: list[Any] = []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        environment = trainer.strategy.cluster_environment if trainer.world_size > 1 else None
+        environment = (
+            getattr(trainer.strategy, "cluster_environment", None) if trainer.world_size > 1 else None
+        )
         if self._thread or not isinstance(environment, LightningEnvironment):
             return  # torchrun and SLURM watch their processes themselves
         self._processes = getattr(trainer.strategy.launcher, "procs", None) or []

@@ -40,7 +40,7 @@ class Checkpoint(ModelCheckpoint):
             super().on_train_batch_end(trainer, pl_module, *batch)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        super().on_train_batch_end(trainer, pl_module, None, None, trainer.num_training_batches - 1)
+        super().on_train_batch_end(trainer, pl_module, None, None, int(trainer.num_training_batches) - 1)
         super().on_train_epoch_end(trainer, pl_module)
 
 

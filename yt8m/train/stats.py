@@ -58,7 +58,9 @@ class RunStats(Callback):
 
     on_train_epoch_start = on_train_start
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         now = time.perf_counter()
         self.train_seconds += now - self._mark
         self._mark = now

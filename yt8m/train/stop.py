@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
@@ -128,7 +128,9 @@ class StopOnDivergence(Callback):
 
 
 def _last_good(trainer: pl.Trainer) -> str:
-    folders = {Path(c.dirpath) for c in trainer.checkpoint_callbacks if getattr(c, "dirpath", None)}
+    folders = {
+        Path(c.dirpath) for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.dirpath
+    }
     checkpoints = [path for folder in folders for path in folder.glob("*.ckpt")]
     if not checkpoints:
         return "there is no checkpoint yet"

@@ -9,7 +9,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
-from yt8m.datamodules.dataset import Batch
+from yt8m.datamodules.batch import Batch
 from yt8m.errors import ConfigError
 
 # From the smallest to the largest value: blue, white, red.
@@ -45,7 +45,9 @@ class TensorBoardPictures(Callback):
             )
 
     @rank_zero_only
-    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer) -> None:
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
         if trainer.is_last_batch:
             self._gradients = {
                 name: p.grad.detach().float().cpu()
