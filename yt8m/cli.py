@@ -12,6 +12,7 @@ import importlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -52,6 +53,8 @@ def command(
             if {"--help", "-h"} & {*sys.argv[1:]}:
                 print(_help(name))
                 return
+            # Hydra 1.4 deprecates what Hydra 1.3 warns about if it is missing.
+            warnings.filterwarnings("ignore", message="The version_base parameter is deprecated")
             import hydra
 
             from yt8m.config import CONFIG_DIR

@@ -217,6 +217,7 @@ def test_a_run_is_named_by_what_it_sets(monkeypatch):
             runtime=SimpleNamespace(choices={"model": "nn", "dataset": "sample"}),
         )
         monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: hydra))
+        monkeypatch.setattr(HydraConfig, "initialized", staticmethod(lambda: True))
         return job_name()
 
     assert named() == named("logger=wandb", "dataset.root=/data", "ckpt_path=last") == "nn_sample"

@@ -153,13 +153,8 @@ class MLFlowLogger(pl.loggers.MLFlowLogger):
         require("mlflow", "logger=mlflow")
         self._id_file = Path(save_dir, "mlflow_run_id")
         resumes = ckpt_path == "last" and self._id_file.is_file()
-        model, dataset = run_tags()
-        tags = {
-            "model": model,
-            "dataset": dataset,
-            **({"group": run_group()} if run_group() else {}),
-            **(tags or {}),
-        }
+        defaults = dict(zip(("model", "dataset"), run_tags(), strict=False)) | {"group": run_group()}
+        tags = {key: value for key, value in (defaults | (tags or {})).items() if value is not None}
         super().__init__(
             save_dir=save_dir,
             tracking_uri=tracking_uri,
@@ -207,8 +202,13 @@ class BestSoFar(Callback):
                 logger.log_metrics({f"best/{self.metric}": self.best}, step=trainer.global_step - 1)
 
 
-def job_name() -> str:
-    """The job's overrides, `model=nn,optimizer.lr=0.001`, or the model and the dataset, `nn_sample`, without any."""
+def job_name() -> str | None:
+    """The job's overrides, `model=nn,optimizer.lr=0.001`, or without any the model and the dataset, `nn_sample`.
+
+    None outside of a Hydra job.
+    """
+    if not HydraConfig.initialized():
+        return None
     overrides = [one for one in HydraConfig.get().overrides.task if not one.startswith(_NOT_IN_NAMES)]
     while len(overrides) > 1 and len(",".join(overrides)) > 120:
         overrides.remove(max(overrides, key=len))
@@ -216,7 +216,9 @@ def job_name() -> str:
 
 
 def run_tags() -> list[str]:
-    """The names of the model and of the dataset."""
+    """The names of the model and the dataset; empty outside of a Hydra job."""
+    if not HydraConfig.initialized():
+        return []
     choices = HydraConfig.get().runtime.choices
     return [str(choices.get("model")), str(choices.get("dataset"))]
 
@@ -225,6 +227,8 @@ def run_group() -> str | None:
     """What the job is one of: a W&B sweep, or a multirun, by its folder's name; None for a run of its own."""
     if sweep := os.environ.get("WANDB_SWEEP_ID"):
         return sweep
+    if not HydraConfig.initialized():
+        return None
     hydra = HydraConfig.get()
     return Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None
 
