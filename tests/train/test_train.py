@@ -176,8 +176,8 @@ def test_mistakes_end_in_one_line_and_the_right_exit_code(tmp_path, tiny_sample,
     wrong_call, failed = 2, 1
     cases = [
         (
-            ["dataset=yt8m_frame", "dataset.root=/nowhere"],
-            (wrong_call, r"dataset\.root: expected the dataset's folder, found nothing at /nowhere"),
+            ["dataset=yt8m_frame", "dataset.root=absent"],
+            (wrong_call, r"dataset\.root: expected the dataset's folder, found nothing at absent"),
         ),
         (
             ["dataset=yt8m_frame", "dataset.root=."],
