@@ -6,8 +6,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.datamodule import YT8MDataModule
-from yt8m.datamodules.dataset import Batch
 from yt8m.datamodules.loader import Loader
 from yt8m.datamodules.sampler import BatchSampler
 from yt8m.errors import ConfigError

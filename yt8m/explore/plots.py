@@ -44,7 +44,7 @@ def _render(scheme: tuple[str, str, str], draw: Callable[..., Figure], *argument
     return file.getvalue()
 
 
-def _style(background: str, ink: str, colors: str) -> dict[str, Any]:
+def _style(background: str, ink: str, colors: str) -> Any:
     inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     return {
         "font.size": 10,
@@ -82,7 +82,7 @@ def label_frequencies(names: Sequence[str], counts: np.ndarray, videos: int) -> 
     places = np.arange(len(names))
     axes.barh(places, counts, color=BLUE, height=0.75)
     for place, count in zip(places, counts.tolist(), strict=True):
-        axes.text(count, place, f" {count:,} ({count / videos:.1%})", va="center", fontsize=8)
+        axes.text(count, float(place), f" {count:,} ({count / videos:.1%})", va="center", fontsize=8)
     axes.set_yticks(places, [short(name) for name in names], fontsize=9)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(0, counts.max() * 1.38)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from yt8m.datamodules.dataset import Batch
+from yt8m.datamodules.batch import Batch
 
 SAMPLE = 2000  # videos kept for the projection
 # Bin edges of the score histograms, in standard deviations; the outer bins also count what is beyond.
@@ -27,7 +27,8 @@ def video_vectors(batch: Batch, level: str) -> np.ndarray:
     if level == "video":
         return batch.features.numpy()
     # Summing integers, video by video, is three times as fast as converting every frame to floats.
-    sums = [frames.sum(0, dtype=torch.int32) for frames in batch.features.split(batch.num_frames.tolist())]
+    videos = torch.split(batch.features, batch.num_frames.tolist())
+    sums = [frames.sum(0, dtype=torch.int32) for frames in videos]
     return dequantize(torch.stack(sums).numpy() / batch.num_frames.numpy()[:, None])
 
 
@@ -60,7 +61,7 @@ class Sample:
         numbers = np.arange(self._seen, self._seen + len(vectors))
         self._seen += len(vectors)
         places = np.where(numbers < len(self._vectors), numbers, self._rng.integers(0, numbers + 1))
-        for row in np.flatnonzero(places < len(self._vectors)):
+        for row in np.flatnonzero(places < len(self._vectors)).tolist():
             self._vectors[places[row]] = vectors[row]
             if places[row] == len(self.classes):
                 self.classes.append(classes[row])
@@ -129,12 +130,14 @@ class Overview:
     @property
     def mean(self) -> np.ndarray:
         """Mean of the video vectors, float64 [D]."""
-        return self._sums[0] / self.videos
+        mean: np.ndarray = self._sums[0] / self.videos
+        return mean
 
     @property
     def deviation(self) -> np.ndarray:
         """Standard deviation of the video vectors, float64 [D]."""
-        return np.sqrt(np.maximum(self._sums[1] / self.videos - self.mean**2, 0))
+        variance: np.ndarray = self._sums[1] / self.videos - self.mean**2
+        return np.sqrt(np.maximum(variance, 0))
 
     def top(self, number: int) -> np.ndarray:
         """The most frequent classes that occur, in descending order, int64 [up to number]."""
@@ -246,7 +249,8 @@ class ClassScores:
         absent, present = self.histograms[:, :, 0], self.histograms[:, :, 1]
         below = np.cumsum(absent, axis=-1) - absent / 2
         with np.errstate(invalid="ignore"):
-            return (present * below).sum(-1) / (present.sum(-1) * absent.sum(-1))
+            chance: np.ndarray = (present * below).sum(-1) / (present.sum(-1) * absent.sum(-1))
+        return chance
 
 
 def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -280,5 +284,5 @@ def as_json(overview: Overview, scores: ClassScores | None, skipped: int) -> dic
         "together": None if scores is None else scores.together.tolist(),
         "separation": None
         if scores is None
-        else np.where(np.isfinite(scores.separation()), scores.separation(), None).tolist(),
+        else [[auc if np.isfinite(auc) else None for auc in row] for row in scores.separation().tolist()],
     }

@@ -16,7 +16,6 @@ from bokeh.models import (
     ColumnDataSource,
     HoverTool,
     NumeralTickFormatter,
-    Range1d,
 )
 from bokeh.plotting import figure
 from bokeh.resources import Resources
@@ -113,14 +112,14 @@ def parallel_coordinates(
     """
     axes = [(one.key, *_scale(one)) for one in hyperparameters]
     axes.append((metric, *_number_scale(scores, log=False)))
-    values = [*(one.values for one in hyperparameters), list(scores)]
+    values: list[Sequence[float | str]] = [*(one.values for one in hyperparameters), list(scores)]
     places = [
         [position(value) for value in column] for column, (_, position, _) in zip(values, axes, strict=True)
     ]
     order = range(len(scores) - 1, -1, -1)  # the best on top
-    chart = _figure("", "", x_range=Range1d(-0.4, len(axes) - 0.45), y_range=Range1d(-0.06, 1.2))
+    chart = _figure("", "", x_range=(-0.4, len(axes) - 0.45), y_range=(-0.06, 1.2))
     chart.xaxis.visible = chart.yaxis.visible = chart.grid.visible = False
-    columns = {
+    columns: dict[str, list[Any]] = {
         "xs": [list(range(len(axes))) for _ in order],
         "ys": [[column[run] for column in places] for run in order],
         **_run_columns([run + 1 for run in order], [labels[run] for run in order]),
@@ -154,9 +153,9 @@ def parallel_coordinates(
 
 def calibration_chart(points: Sequence[tuple[float, float, int]]) -> Chart:
     """Share of true labels against the mean score; each point has the number of scores it stands for."""
-    chart = _figure("score", "share of true labels", x_range=Range1d(0, 1), y_range=Range1d(0, 1.02))
+    chart = _figure("score", "share of true labels", x_range=(0, 1), y_range=(0, 1.02))
     chart.segment(x0=[0], y0=[0], x1=[1], y1=[1], line_dash="dotted", name="axis")
-    columns = {
+    columns: dict[str, list[Any]] = {
         "x": [score for score, _, _ in points],
         "y": [rate for _, rate, _ in points],
         "count": [count for _, _, count in points],
@@ -164,7 +163,7 @@ def calibration_chart(points: Sequence[tuple[float, float, int]]) -> Chart:
         "strength": [1.0] * len(points),
     }
     source = ColumnDataSource(columns)
-    line = {
+    line: dict[str, list[Any]] = {
         "xs": [columns["x"]],
         "ys": [columns["y"]],
         "hue": [0],

@@ -101,12 +101,12 @@ def importance(values: list[float | str], scores: list[float]) -> float | None:
 
 
 def _groups(values: list[float | str]) -> list[float | str | int]:
-    distinct = sorted({value for value in values if isinstance(value, int | float)})
-    if len(distinct) <= _BINS or len(distinct) < len(set(values)):
+    numbers = [value for value in values if isinstance(value, int | float)]
+    if len(set(numbers)) <= _BINS or len(numbers) < len(values):
         return list(values)
-    ordered = sorted(values)
+    ordered = sorted(numbers)
     cuts = [ordered[math.ceil(len(ordered) * part / _BINS) - 1] for part in range(1, _BINS)]
-    return [sum(value > cut for cut in cuts) for value in values]
+    return [sum(number > cut for cut in cuts) for number in numbers]
 
 
 def _value(value: object) -> float | str:

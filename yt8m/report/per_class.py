@@ -185,7 +185,7 @@ def class_stats(
     classifier = VideoClassifier.load_from_checkpoint(
         checkpoint, map_location=device, trusted_packages=trusted_packages
     ).eval()
-    counts = ClassCounts(classifier.hparams.num_classes, device)
+    counts = ClassCounts(classifier.hparams["num_classes"], device)
     of_genres = MAP().to(device) if len(classifier.genres) else None
     try:
         # No `prepare_data`: a report must not write a dataset.

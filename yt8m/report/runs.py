@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -182,6 +182,7 @@ def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         raise ValueError("expected keys and values")
     count = 0
     for key, value in tree.items():
+        leaves: Iterable[tuple[str, Any]]
         if isinstance(value, dict) and value:
             leaves = _flat(value, f"{prefix}{key}.")
         else:
