@@ -137,7 +137,8 @@ class Overview:
     def deviation(self) -> np.ndarray:
         """Standard deviation of the video vectors, float64 [D]."""
         variance: np.ndarray = self._sums[1] / self.videos - self.mean**2
-        return np.sqrt(np.maximum(variance, 0))
+        deviation: np.ndarray = np.sqrt(np.maximum(variance, 0))
+        return deviation
 
     def top(self, number: int) -> np.ndarray:
         """The most frequent classes that occur, in descending order, int64 [up to number]."""
