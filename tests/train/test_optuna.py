@@ -103,7 +103,7 @@ def test_a_failed_trial_is_recorded_and_the_search_continues(search):
     )
     states = {trial.params["optimizer.lr"]: trial.state.name for trial in study.trials}
     assert states == {0.001: "COMPLETE", -1.0: "FAIL"}
-    (failed,) = folder.glob("*lr=-1.0*")
+    failed, *_ = folder.glob("*lr=-1.0*")  # Optuna 5 may try a point of the grid again
     assert "-1.0" in (failed / "train.log").read_text()
 
 

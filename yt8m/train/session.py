@@ -101,6 +101,7 @@ def _quiet_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*smaller than the logging interval.*",
+        r"hydra\.utils\.instantiate\(\) resolved",  # Hydra 1.4 wants a list of what this run's own config may name
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*your dataloader is not resumable.*",  # the data module is
         ".*Could not log computational graph.*",  # `_log_setup` does
