@@ -1,5 +1,6 @@
 """Losses against their formulas in NumPy float64."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -41,24 +42,24 @@ def oracle(kind: type, logits: np.ndarray, labels: np.ndarray, mask: np.ndarray)
     return sum(videos) / len(videos)
 
 
-@pytest.mark.parametrize("kind", LOSSES)
-@pytest.mark.parametrize("label_dtype", [torch.bool, torch.float32, torch.int64])
-@pytest.mark.parametrize("masked", [False, True])
-def test_matches_the_formula(kind, label_dtype, masked):
+def test_losses_match_their_formulas():
     rng = np.random.default_rng(0)
-    for _ in range(50):
-        shape = tuple(rng.integers(1, 9, 2))
-        logits = rng.normal(0, 3, shape).astype(np.float32)
-        labels = rng.random(shape) < 0.3  # rows without any label occur
-        mask = rng.random(shape) < 0.6 if masked else np.ones(shape, bool)
-        loss = kind()(
-            torch.from_numpy(logits),
-            torch.from_numpy(labels).to(label_dtype),
-            torch.from_numpy(mask) if masked else None,
-        )
-        assert loss.shape == ()
-        assert loss.dtype == torch.float32
-        assert loss.item() == pytest.approx(oracle(kind, logits, labels, mask), rel=2e-5, abs=1e-6)
+    dtypes, masked = (torch.bool, torch.float32, torch.int64), (False, True)
+    for kind, label_dtype, with_mask in itertools.product(LOSSES, dtypes, masked):
+        for _ in range(50):
+            shape = tuple(rng.integers(1, 9, 2))
+            logits = rng.normal(0, 3, shape).astype(np.float32)
+            labels = rng.random(shape) < 0.3  # some rows have no label at all
+            mask = rng.random(shape) < 0.6 if with_mask else np.ones(shape, bool)
+            loss = kind()(
+                torch.from_numpy(logits),
+                torch.from_numpy(labels).to(label_dtype),
+                torch.from_numpy(mask) if with_mask else None,
+            )
+            assert loss.shape == ()
+            assert loss.dtype == torch.float32
+            expected = oracle(kind, logits, labels, mask)
+            assert loss.item() == pytest.approx(expected, rel=2e-5, abs=1e-6), (kind, label_dtype, with_mask)
 
 
 def test_bce_by_hand():
@@ -67,13 +68,13 @@ def test_bce_by_hand():
     assert loss.item() == pytest.approx(-2 * math.log(0.5 + 1e-5))
 
 
-def test_bce_of_a_sure_mistake_is_bounded_by_epsilon():
+def test_epsilon_bounds_the_bce_of_a_confident_mistake():
     assert BCE()(torch.tensor([[1e4]]), torch.tensor([[0]])).item() == pytest.approx(
         -math.log(1e-5), rel=1e-5
     )
 
 
-def test_softmax_divides_one_unit_among_the_labels():
+def test_softmax_splits_one_unit_of_probability_over_the_labels():
     logits = torch.log(torch.tensor([[0.5, 0.25, 0.25]]))
     loss = Softmax()(logits, torch.tensor([[True, True, False]]))
     assert loss.item() == pytest.approx(-(math.log(0.5) + math.log(0.25)) / 2)
@@ -96,8 +97,8 @@ def test_soft_margin_equals_torch():
     torch.testing.assert_close(SoftMargin()(logits, labels), expected)
 
 
-@pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kind", LOSSES)
 def test_loss_and_gradient_are_finite_at_extreme_logits(kind, masked):
     logits = torch.tensor([[1e4, -1e4, 1e4, -1e4, 0.0]] * 3, requires_grad=True)
     labels = torch.tensor([[1, 1, 0, 0, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]])
@@ -125,7 +126,7 @@ def test_unrated_classes_change_neither_loss_nor_gradient(kind):
 
 
 @pytest.mark.parametrize("kind", LOSSES)
-def test_a_mask_of_ones_is_no_mask(kind):
+def test_a_mask_of_ones_changes_nothing(kind):
     logits, labels = torch.randn(4, 7), torch.rand(4, 7) < 0.4
     assert kind()(logits, labels, torch.ones(4, 7)) == kind()(logits, labels)
 

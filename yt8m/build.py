@@ -14,6 +14,8 @@ from typing import Any
 
 from yt8m.errors import ConfigError
 
+INSTANCE = "_instance_"  # in place of `_target_`: the object was passed in Python, this is its class's name
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -51,6 +53,11 @@ def build(config: Any, key: str, *, trusted: Sequence[str] = (), **given: Any) -
     """
     if not isinstance(config, Mapping):
         raise ConfigError(f"{key}: expected a section with _target_ and arguments, found {config!r}")
+    if INSTANCE in config:
+        raise ConfigError(
+            f"{key}: the checkpoint was saved with an object of {config[INSTANCE]}, which it does not contain; pass it "
+            f"in Python: VideoClassifier.load_from_checkpoint(path, {key}=…)"
+        )
     arguments = {k: v for k, v in config.items() if k != "_target_"}
     path = config.get("_target_")
     target = locate(path, key, trusted)
@@ -100,6 +107,12 @@ def locate(path: Any, key: str, trusted: Sequence[str] = ()) -> Any:
     if (is_own and not _is_below(getattr(target, "__module__", ""), kind.home)) or not _is_kind(target, kind):
         raise ConfigError(f"{key}._target_: expected {what} in {kind.home}, found {path}")
     return target
+
+
+def class_name(part: Any) -> str:
+    """The dotted name of an object's class, or of a function itself."""
+    named = part if hasattr(part, "__qualname__") else type(part)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _is_kind(target: Any, kind: Kind) -> bool:

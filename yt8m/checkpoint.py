@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from yt8m.build import build
+from yt8m.build import INSTANCE, build
 from yt8m.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 C = TypeVar("C", bound="VideoClassifier")
 
-INSTANCE = "_instance_"  # in place of `_target_`: the object was passed in Python, this is its class's name
 WEIGHTS = "model."  # prefix of the network's tensors in the state dict
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn import functional as F
 
-from yt8m.build import build
-from yt8m.checkpoint import INSTANCE, load
+from yt8m.build import INSTANCE, build, class_name
+from yt8m.checkpoint import load
 from yt8m.datamodules.dataset import Batch
 from yt8m.errors import ConfigError, DivergedError
 from yt8m.labels import ClassInfo, Genres
@@ -87,7 +87,7 @@ class VideoClassifier(pl.LightningModule):
         parts = {"model": model, "loss": loss, "optimizer": optimizer, "scheduler": scheduler}
         objects = {name: part for name, part in parts.items() if not isinstance(part, Mapping | None)}
         self.save_hyperparameters(logger=False, ignore=[*objects, "trusted_packages"])
-        self.hparams.update({name: {INSTANCE: _class_name(part)} for name, part in objects.items()})
+        self.hparams.update({name: {INSTANCE: class_name(part)} for name, part in objects.items()})
         self._optimizer, self._scheduler, self._trusted = optimizer, scheduler, tuple(trusted_packages)
         sizes = {"feature_sizes": dict(feature_sizes), "num_classes": num_classes}
         network = self._build("model", model, **sizes) if isinstance(model, Mapping) else model
@@ -152,12 +152,6 @@ class VideoClassifier(pl.LightningModule):
         return getattr(self.model, "needs_frames", True)
 
     def _build(self, key: str, config: Mapping[str, Any], **given: Any) -> Any:
-        """Build a part from its section of the configuration."""
-        if INSTANCE in config:
-            raise ConfigError(
-                f"{key}: the checkpoint was saved with an object of {config[INSTANCE]}, which it does not contain; "
-                f"pass it in Python: VideoClassifier.load_from_checkpoint(path, {key}=…)"
-            )
         return build(config, key, trusted=self._trusted, **given)
 
     def classes(self) -> list[ClassInfo]:
@@ -402,9 +396,3 @@ def clip_each_(parameters: Any, norm: float) -> None:
     if gradients:
         norms = torch._foreach_norm(gradients)
         torch._foreach_mul_(gradients, [(norm / (n + 1e-12)).clamp(max=1.0) for n in norms])
-
-
-def _class_name(part: Any) -> str:
-    """The dotted name of an object's class, or of a function itself."""
-    named = part if hasattr(part, "__qualname__") else type(part)
-    return f"{named.__module__}.{named.__qualname__}"
