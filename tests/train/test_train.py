@@ -8,10 +8,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from tests.test_config import options
+from tests.models.networks import MODELS
 from tests.training import TINY, run_command, train
-
-MODELS = options("model")
 
 
 @pytest.mark.parametrize("model", MODELS)

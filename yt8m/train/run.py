@@ -119,7 +119,9 @@ def _train(config: dict[str, Any]) -> float:
             **{key: metrics[key] for key in sorted(metrics) if key != "train/loss_step"},
             **{key: last[key] for key in sorted(last)},
             "best_epoch": best.best["epoch"] if best and best.best else None,
-            "model": HydraConfig.get().runtime.choices.get("model"),
+            "model": Path(
+                str(HydraConfig.get().runtime.choices.get("model"))
+            ).name,  # without a preset's folder
             "dataset": HydraConfig.get().runtime.choices.get("dataset"),
             "params": count_parameters(classifier),
             "epochs": trainer.current_epoch,
