@@ -26,7 +26,8 @@ docs: .venv/installed
 	$(BIN)/python docs/generate.py
 
 docs/study.md: multirun/study/PyTorch multirun/study/Keras
-	echo "# The study's two tables, from runs on the embedded sample" > $@
+	printf '%s\n\n%s\n' "# The study's two tables" \
+	  'All eight networks at `model.width=0.125` on the embedded sample, 15 epochs each, by `make study`.' > $@
 	for build in PyTorch Keras; do \
 	  $(BIN)/python -m yt8m.report multirun/study/$$build output=multirun/study/report_$$build \
 	    classes=false overwrite=true > /dev/null && \
