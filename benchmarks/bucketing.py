@@ -19,8 +19,8 @@ from rich.progress import track
 
 from yt8m.datamodules.dataset import ShardDataset
 from yt8m.datamodules.loader import Loader
+from yt8m.datamodules.sample import write_sample
 from yt8m.datamodules.sampler import BatchSampler
-from yt8m.datamodules.synthetic import write_sample
 from yt8m.module import VideoClassifier
 
 FEATURES = {"rgb": 1024, "audio": 128}

@@ -110,7 +110,7 @@ def test_a_checkpoint_cannot_name_foreign_code_or_trust_it(changed, tmp_path):
         ("hyper_parameters/config/dataset", writer),
         (
             "hyper_parameters/config/dataset",
-            {**writer, "_target_": "yt8m.datamodules.synthetic.write_sample"},
+            {**writer, "_target_": "yt8m.datamodules.sample.write_sample"},
         ),
         ("hyper_parameters/config/dataset", {**writer, "_target_": "shutil.rmtree"}),
     ]:

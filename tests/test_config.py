@@ -59,13 +59,6 @@ def test_datasets_build():
         assert scripts_rely_on | {"train", "validate", "test"} <= config.keys(), dataset
 
 
-def test_the_error_about_frames_names_every_dataset_that_has_them():
-    from yt8m.module import FRAME_DATASETS
-
-    level = {name: composed(f"dataset={name}").dataset.level for name in options("dataset")}
-    assert sorted(FRAME_DATASETS) == sorted(name for name, value in level.items() if value != "video")
-
-
 def test_losses_build():
     for loss in options("loss"):
         assert callable(build(dict(composed(f"loss={loss}").loss), "loss")), loss

@@ -54,19 +54,42 @@ def expected_frames(batch, length):
 
 
 @pytest.mark.parametrize(("pad_to", "length"), [("longest", 7), ("max", 9)])
-def test_frames_are_dequantised_and_then_padded_with_zeros(batch, pad_to, length):
-    video, frames, num_frames = classifier(pad_to=pad_to).inputs(batch)
+def test_frames_are_dequantized_and_then_padded_with_zeros(batch, pad_to, length):
+    video, frames, num_frames = classifier(pad_to=pad_to).inputs(batch, video=True)
     expected = expected_frames(batch, length)
     np.testing.assert_allclose(frames.numpy(), expected, atol=1e-6)
     np.testing.assert_allclose(video.numpy(), expected.sum(1) / np.array([[3], [1], [7]]), atol=1e-6)
     assert num_frames.tolist() == [3, 1, 7]
 
 
-def test_dequantisation_spans_the_published_range(batch):
+def test_dequantization_spans_the_published_range_or_that_of_the_dataset(batch):
     batch.features[0, 0], batch.features[0, 1] = 0, 255
+    for options, low, high in (({}, -1.9921875, 2.0078125), ({"quantization": [0, 1]}, 1 / 512, 1 + 1 / 512)):
+        _, frames, _ = classifier(**options).inputs(batch)
+        assert frames[0, 0, 0] == pytest.approx(low), options
+        assert frames[0, 0, 1] == pytest.approx(high), options
+
+
+def test_float_frames_are_not_dequantized(batch):
+    batch.features = torch.randn(11, 8)
     _, frames, _ = classifier().inputs(batch)
-    assert frames[0, 0, 0] == pytest.approx(-1.9921875)
-    assert frames[0, 0, 1] == pytest.approx(2.0078125)
+    assert torch.equal(frames[2], batch.features[4:])
+
+
+def test_the_mean_is_computed_only_for_networks_that_read_it(batch):
+    video, frames, _ = classifier("bi_lstm").inputs(batch)
+    assert video is None
+    assert frames is not None
+    assert classifier("bi_lstm").inputs(batch, video=True)[0] is not None
+
+
+def test_a_batch_on_a_device_is_never_read_from_the_host(batch):
+    """Reading a value of a meta tensor raises; reading one from a GPU would force a sync."""
+    moved = batch.to("meta")
+    for model, frames_shape in (("bi_lstm", (3, 7, 8)), ("nn", None)):
+        _, frames, num_frames = classifier(model).to("meta").inputs(moved)
+        assert (frames if frames is None else frames.shape) == frames_shape
+        assert num_frames is moved.num_frames
 
 
 def test_a_network_of_video_vectors_gets_the_mean_and_no_frames(batch):
@@ -76,7 +99,7 @@ def test_a_network_of_video_vectors_gets_the_mean_and_no_frames(batch):
 
 
 def test_l2_scales_every_frame_and_the_mean_vector(batch):
-    video, frames, _ = classifier(normalize="l2").inputs(batch)
+    video, frames, _ = classifier(normalize="l2").inputs(batch, video=True)
     expected = expected_frames(batch, 7)
     mean = expected.sum(1) / [[3], [1], [7]]
     np.testing.assert_allclose(video.numpy(), mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-6)
@@ -102,7 +125,7 @@ def test_labels_become_dense(batch):
     ]
 
 
-def test_a_partition_without_labels_is_told(batch):
+def test_a_partition_without_labels_is_an_error(batch):
     batch.label_index = None
     with pytest.raises(ConfigError, match="expected labels, found a partition without any"):
         classifier().labels(batch)
@@ -209,3 +232,10 @@ def test_cosine_warms_up_and_falls_to_its_end():
     assert found[10] == pytest.approx(2.0)
     assert found[55] == pytest.approx(2 * (0.25 + 0.75 / 2))
     assert found[100] == pytest.approx(0.5)
+
+
+def test_a_network_of_frames_refuses_video_level_data():
+    with pytest.raises(
+        ConfigError, match=r"dataset\.level: BiLSTM needs frames, expected level frame or segment"
+    ):
+        classifier("bi_lstm", level="video")

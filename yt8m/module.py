@@ -1,8 +1,8 @@
-"""Training, evaluation and inference of a network on batches of videos: dequantise → model → loss, metrics."""
+"""Training, evaluation, and inference of a network on batches of videos: dequantize → model → loss, metrics."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import pytorch_lightning as pl
 import torch
@@ -12,15 +12,18 @@ from torch.nn import functional as F
 
 from yt8m.build import INSTANCE, build, class_name
 from yt8m.checkpoint import load
-from yt8m.datamodules.dataset import Batch
+from yt8m.datamodules.batch import Batch
+from yt8m.datamodules.quantization import RANGE, dequantize
 from yt8m.errors import ConfigError, DivergedError
 from yt8m.labels import ClassInfo, Genres
 from yt8m.metric_table import PREFIX
 from yt8m.metrics import MeanLoss, make_metrics
 from yt8m.schema import Classifier, check
 
+#: video float `[B, D]`, frames float `[B, T, D]`, num_frames int64 `[B]`; None for what a network does not use.
+Inputs = tuple[Tensor | None, Tensor | None, Tensor]
+
 EVALUATED = (PREFIX["validate"], PREFIX["test"])
-FRAME_DATASETS = ("sample", "yt8m_frame", "yt8m_segment", "audioset")
 
 
 class VideoClassifier(pl.LightningModule):
@@ -46,7 +49,8 @@ class VideoClassifier(pl.LightningModule):
         gradient_clip: `{"norm": float, "per": "variable" | "global"}`, the largest L2 norm of each
             variable's gradient (as in the reference trainer) or of all together; None clips nothing.
         normalize: `l2` scales each frame's (at video level each video's) vector to length 1, as the
-            reference trainer does; `none` leaves the dequantised values.
+            reference trainer does; `none` leaves the dequantized values.
+        quantization: (min, max) of features stored as uint8, as the dataset has it.
         level: `frame`, `segment` or `video`: what batches hold.
         max_frames, pad_to: T is `max_frames` where `pad_to` is `max`, else the batch's longest video.
         target: what the outputs are, `label` or `vertical` (genres, see `yt8m.genres`).
@@ -69,6 +73,7 @@ class VideoClassifier(pl.LightningModule):
         scheduler: dict[str, Any] | Callable[..., Any] | None = None,
         gradient_clip: dict[str, Any] | None = None,
         normalize: str = "none",
+        quantization: Sequence[float] = RANGE,
         level: str = "frame",
         max_frames: int = 300,
         pad_to: str = "longest",
@@ -86,6 +91,7 @@ class VideoClassifier(pl.LightningModule):
             )
         parts = {"model": model, "loss": loss, "optimizer": optimizer, "scheduler": scheduler}
         objects = {name: part for name, part in parts.items() if not isinstance(part, Mapping | None)}
+        quantization = [float(limit) for limit in quantization]  # a list, as from a configuration
         self.save_hyperparameters(logger=False, ignore=[*objects, "trusted_packages"])
         self.hparams.update({name: {INSTANCE: class_name(part)} for name, part in objects.items()})
         self._optimizer, self._scheduler, self._trusted = optimizer, scheduler, tuple(trusted_packages)
@@ -96,8 +102,8 @@ class VideoClassifier(pl.LightningModule):
         self.model: torch.nn.Module = network
         if self.needs_frames and level == "video":
             raise ConfigError(
-                f"dataset: {type(self.model).__name__} needs frames, found video-level records; "
-                f"set dataset to one of {', '.join(FRAME_DATASETS)}, or model to one of video vectors"
+                f"dataset.level: {type(self.model).__name__} needs frames, expected level frame or segment, found "
+                "video; choose a frame-level dataset, or a model that reads video vectors, such as model=nn"
             )
         self.genres = Genres([verticals for _, *verticals in vocabulary or ()])
         function = self._build("loss", loss) if isinstance(loss, Mapping) else loss
@@ -172,39 +178,51 @@ class VideoClassifier(pl.LightningModule):
     def genre_labels(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Genres of the batch's labels, and of its rated labels (None: all are rated): bool `[B, G]`."""
         mask = None if batch.label_mask is None else self.genres.of_labels(batch.label_mask, len(batch))
-        return self.genres.of_labels(batch.label_index, len(batch)), mask
+        return self.genres.of_labels(cast(Tensor, batch.label_index), len(batch)), mask
 
     def forward(
-        self, video: Tensor, frames: Tensor | None = None, num_frames: Tensor | None = None
+        self, video: Tensor | None, frames: Tensor | None = None, num_frames: Tensor | None = None
     ) -> Tensor:
-        """video float `[B, D]`, frames float `[B, T, D]` or None, num_frames int64 `[B]` → logits `[B, C]`."""
+        """Logits `[B, C]` of `inputs`."""
         return self.model(video, frames, num_frames)
 
-    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor]:
-        """What the network takes of a batch: (video, frames, num_frames), on the batch's device.
+    def inputs(self, batch: Batch, *, video: bool | None = None, frames: bool | None = None) -> Inputs:
+        """What the network reads of a batch, on the batch's device.
 
-        Quantised bytes become floats here: x·(4/255) + (4/512 - 2), 0 in frames past a video's end. The
-        video vector of frame-level data is the mean of its frames, as in the dataset's video-level records.
+        Features stored as uint8 become floats here, and frames past a video's end 0. The video vector of frame-level
+        data is the mean of its frames, as in the dataset's video-level records.
+
+        Args:
+            batch: on the classifier's device.
+            video, frames: whether to compute the video vectors and the padded frames; by default, if the network
+                needs them.
         """
-        num_frames = batch.num_frames.to(batch.features.device, non_blocking=True)
+        video = self.needs_video if video is None else video
+        frames = self.needs_frames if frames is None else frames
+        features, num_frames = batch.features, batch.num_frames
         if self.hparams.level == "video":
-            return self._normalize(batch.features), None, num_frames
-        total = batch.features.shape[0]
-        # On the host: where padding ends is known there, and asking the device would wait for it.
-        longest = self.hparams.max_frames if self.hparams.pad_to == "max" else int(batch.num_frames.max())
+            return self._normalize(features), None, num_frames
+        total = len(features)
+        if features.dtype == torch.uint8:
+            features = dequantize(features, self.hparams.quantization)  # [N, D]
         rows = torch.repeat_interleave(num_frames, output_size=total)
-        starts = num_frames.cumsum(0) - num_frames
-        columns = torch.arange(total, device=rows.device) - starts[rows]
-        dequantised = batch.features.float() * (4 / 255) + (4 / 512 - 2)  # [N, D]
-        if self.needs_frames:
-            frames = dequantised.new_zeros(len(batch), longest, dequantised.shape[1])  # [B, T, D]
-            frames[rows, columns] = dequantised
-            sums = frames.sum(dim=1)
-            frames = frames if self.hparams.normalize == "none" else self._normalize(frames)
-        else:
-            frames = None
-            sums = dequantised.new_zeros(len(batch), dequantised.shape[1]).index_add_(0, rows, dequantised)
-        return self._normalize(sums / num_frames[:, None]), frames, num_frames
+        padded = sums = None
+        if frames:
+            length = self.hparams.max_frames if self.hparams.pad_to == "max" else batch.longest
+            starts = num_frames.cumsum(0) - num_frames
+            columns = torch.arange(total, device=rows.device) - starts[rows]
+            padded = features.new_zeros(len(batch), length, features.shape[1])  # [B, T, D]
+            padded[rows, columns] = features
+        if video:
+            if padded is not None:
+                sums = padded.sum(dim=1)
+            else:
+                sums = features.new_zeros(len(batch), features.shape[1]).index_add_(0, rows, features)
+        return (
+            None if sums is None else self._normalize(sums / num_frames[:, None]),
+            None if padded is None else self._normalize(padded),
+            num_frames,
+        )
 
     def example(self) -> tuple[Tensor, ...]:
         """Inputs of the smallest batch, to trace the network with."""
@@ -328,7 +346,7 @@ class VideoClassifier(pl.LightningModule):
         """A step that changes no gradient, for a batch whose records were all damaged and skipped."""
         if isinstance(self.model, FSDPModule):
             return self._forward_of_zeros().sum() * 0.0
-        return sum(p.sum() for p in self.parameters()) * 0.0
+        return torch.stack([p.sum() for p in self.parameters()]).sum() * 0.0
 
     def _forward_of_zeros(self) -> Tensor:
         """Logits of a made-up batch: the other ranks' forward passes wait until this rank shares its weights, too."""

@@ -4,7 +4,7 @@ A key that a model below does not name is left to whatever takes it: the argumen
 and datasets are checked against their signatures by `yt8m.build`, Lightning's by Lightning.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -26,6 +26,7 @@ Checkpoint = Annotated[
 ]
 Glob = Annotated[str, Field(min_length=1, description="a glob of shards")]
 Partition = Literal["train", "validate", "test"]
+Limits = Annotated[Sequence[float], Field(min_length=2, max_length=2, description="two numbers, [min, max]")]
 Packages = Annotated[
     list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]],
     Field(description="names of Python packages, such as [mynet]"),
@@ -61,6 +62,8 @@ class Dataset(_Section):
     features: (
         Annotated[dict[str, Count], Field(min_length=1, description="names and sizes of features")] | None
     ) = None
+    dtype: Literal["uint8", "float32"] | None = None
+    quantization: Limits | None = None
     num_classes: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     max_frames: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
@@ -73,6 +76,7 @@ class Dataset(_Section):
     limit_shards: Count | None = None
     limit_videos: Count | None = None
     bucket_by_length: bool | None = None
+    predict_partition: Partition | None = None
 
 
 class GradientClip(_Section):
@@ -103,6 +107,7 @@ class Classifier(_Section):
     num_classes: Annotated[int, Field(ge=1, le=10_000_000)]
     gradient_clip: GradientClip | None
     normalize: Literal["none", "l2"]
+    quantization: Limits
     level: Literal["frame", "video", "segment"]
     max_frames: Annotated[int, Field(ge=1, le=1_000_000)]
     pad_to: Literal["longest", "max"]
@@ -216,18 +221,21 @@ COMMANDS: dict[str, type[_Section]] = {
 
 def validate(command: str, config: dict[str, Any]) -> None:
     """Raise ConfigError for the first setting of `command` whose type or range is wrong."""
-    check(COMMANDS[command], config, "; see --help")
+    check(COMMANDS[command], config, hint="; see --help")
 
 
-def check(section: type[_Section], config: dict[str, Any], hint: str = "") -> None:
-    """Raise ConfigError for the first value of `section` whose type or range is wrong; `hint` ends the message."""
+def check(section: type[_Section], config: dict[str, Any], *, prefix: str = "", hint: str = "") -> None:
+    """Raise ConfigError for the first value of `section` whose type or range is wrong.
+
+    The message is `prefix`, the key, what was expected, what was found, and `hint`.
+    """
     try:
         section.model_validate(config)
     except ValidationError as errors:
         first = errors.errors(include_url=False)[0]
         key, expected = _explain(section, first["loc"])
         found = "nothing" if first["type"] == "missing" or first["input"] is None else repr(first["input"])
-        raise ConfigError(f"{key}: expected {expected}, found {found}{hint}") from None
+        raise ConfigError(f"{prefix}{key}: expected {expected}, found {found}{hint}") from None
 
 
 def _explain(section: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, str]:

@@ -19,8 +19,8 @@ import torch
 from yt8m.datamodules import tfrecord
 from yt8m.datamodules.dataset import ShardDataset
 from yt8m.datamodules.loader import SLOTS, Loader
+from yt8m.datamodules.sample import write_sample
 from yt8m.datamodules.sampler import BatchSampler
-from yt8m.datamodules.synthetic import write_sample
 from yt8m.errors import DataError, ReaderError
 
 

@@ -180,7 +180,7 @@ def test_damaged_structure(tmp_path, compress, damage, offset, left):
             use(path)
     found = scan(path)
     assert [number for number in range(4) if OFFSETS[number] in found.records[:, 0]] == left
-    assert len(found.faults) == 1
+    assert len(found.errors) == 1
     assert all_records(found) == [PAYLOADS[number] for number in left]
 
 
@@ -223,7 +223,7 @@ def test_random_bytes_never_pass_for_records(tmp_path, parts, compress):
     data = b"".join(parts)
     path.write_bytes(gzip.compress(data) if compress else data)
     found = scan(path, cache=False)
-    assert bool(found.faults) == (sum(size for _, size in found.records.tolist()) < len(data) or not data)
+    assert bool(found.errors) == (sum(size for _, size in found.records.tolist()) < len(data) or not data)
     sound = {bytes(part) for part in map(records.framed, PAYLOADS)}
     for (offset, size), payload in zip(found.records.tolist(), all_records(found), strict=True):
         assert records.framed(payload) == data[offset : offset + size] in sound
@@ -237,7 +237,7 @@ def test_cut_anywhere(tmp_path):
         found = scan(path, cache=False)
         assert len(found.records) == len(whole)
         if size in ENDS:
-            assert not found.faults
+            assert not found.errors
         else:
             with pytest.raises(DataError, match=rf"@ byte {max([0, *whole])}: expected .*, found "):
                 index(path)
@@ -262,7 +262,7 @@ def test_damaged_gzip_stream(tmp_path, damage):
     with pytest.raises(DataError, match=r"@ byte \d+: expected .*, found.*; re-download"):
         index(path)
     found = scan(path)
-    assert found.faults
+    assert found.errors
     assert set(all_records(found)) <= set(noise)
 
 
@@ -275,7 +275,7 @@ def test_records_after_a_long_damaged_stretch(tmp_path):
             path.write_bytes(first + stretch[: len(stretch) - shift * 7] + last)
             found = scan(path)
             assert all_records(found) == [b"first", b"last"]
-            assert f"({len(stretch) - shift * 7} bytes without a readable record)" in found.faults[0]
+            assert f"({len(stretch) - shift * 7} bytes without a readable record)" in found.errors[0]
 
 
 def test_missing_file_and_folder(tmp_path):

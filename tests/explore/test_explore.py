@@ -13,7 +13,7 @@ from tfrecord.example_pb2 import SequenceExample
 from tests.browser import console_of, needs_browser, open_page, probe
 from tests.training import run_command
 from yt8m.datamodules.dataset import Batch
-from yt8m.datamodules.synthetic import write_sample
+from yt8m.datamodules.sample import write_sample
 from yt8m.explore.sections import group
 from yt8m.explore.statistics import EDGES, ClassScores, Overview, Sample, principal_components
 from yt8m.labels import ClassInfo

@@ -201,7 +201,12 @@ def test_an_ensemble_dequantizes_a_batch_once(predict, checkpoint, monkeypatch):
 
     calls = []
     inputs = VideoClassifier.inputs
-    monkeypatch.setattr(VideoClassifier, "inputs", lambda self, batch: calls.append(1) or inputs(self, batch))
+
+    def counted(self, batch, **options):
+        calls.append(1)
+        return inputs(self, batch, **options)
+
+    monkeypatch.setattr(VideoClassifier, "inputs", counted)
     predict(ckpt=f"[{checkpoint},{checkpoint},{checkpoint}]")
     assert len(calls) == 3  # 20 videos in batches of 7
 

@@ -182,10 +182,6 @@ def test_mistakes_end_in_one_line_and_the_right_exit_code(tmp_path, tiny_sample,
             (wrong_call, r"dataset\.train: expected shards at 2/frame/train/\*\.tfrecord"),
         ),
         (
-            ["dataset=yt8m_video", "model=stream_lstm"],
-            (wrong_call, r"StreamLSTM needs frames, found video-level records"),
-        ),
-        (
             ["dataset.features.rgb=1000"],
             (failed, r"tfrecord @ byte 0: expected 1000 bytes per frame of rgb, found 1024"),
         ),

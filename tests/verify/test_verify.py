@@ -9,7 +9,7 @@ from google_crc32c import value as crc32c
 from tfrecord.example_pb2 import SequenceExample
 
 from tests.training import run_command
-from yt8m.datamodules.synthetic import write_sample
+from yt8m.datamodules.sample import write_sample
 from yt8m.verify.check import repeated
 
 
@@ -75,7 +75,7 @@ def flip(path: Path, position: int) -> None:
     path.write_bytes(data)
 
 
-def test_figures_are_those_of_a_naive_count(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_results_are_those_of_a_naive_count(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     code, found = verified(root, tmp_path / "out.json")
     assert code == 0
     assert found["ok"]
@@ -193,7 +193,9 @@ def test_many_faults_are_all_counted_and_the_first_are_named(
     assert found["partitions"]["train"]["rows"] == 0
 
 
-def test_repeated_ids_are_told_across_partitions(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_repeated_ids_are_reported_across_partitions(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
     shard = root / "validate" / "validate0001.tfrecord"
     copy = root / "train" / "train0009.tfrecord"
     copy.write_bytes(shard.read_bytes())
@@ -206,7 +208,7 @@ def test_repeated_ids_are_told_across_partitions(root: Path, tmp_path: Path, cap
     assert found["repeated_ids"] == len(ids)
     assert found["repeated_ids_named"] == {name: [str(copy), str(shard)] for name in ids}
     assert found["unique_ids"] == 45
-    assert f"id {ids[0]} comes 2 times: {copy}, {shard}" in capsys.readouterr().out
+    assert f"id {ids[0]} occurs 2 times: {copy}, {shard}" in capsys.readouterr().out
 
 
 def test_repeated_counts_like_a_counter():
@@ -270,7 +272,7 @@ def test_real_shards_of_2017(shared_data: Path, tmp_path: Path):
         ("partition=training", "partition: expected train, validate, test or all, found 'training'"),
         ("jobs=0", "jobs: expected a whole number from 1 to 256, or null, found 0"),
         ("jobs=true", "jobs: expected a whole number"),
-        ("json=/nowhere/out.json", "json: expected a file in a folder that is there"),
+        ("json=/nowhere/out.json", "json: expected a file in an existing folder"),
         ("repair=[a]", "repair: expected a folder, or null, found ['a']"),
         ("overwrite=1", "overwrite: expected true or false"),
         ("dataset.root=/nowhere", "dataset.root: expected the dataset's folder, found nothing at /nowhere"),
@@ -280,7 +282,7 @@ def test_real_shards_of_2017(shared_data: Path, tmp_path: Path):
         ("partitoin=train", "partitoin: no such setting; did you mean partition?"),
     ],
 )
-def test_bad_arguments_are_told_in_one_line(
+def test_bad_arguments_end_in_one_line(
     override: str, expected: str, root: Path, capsys: pytest.CaptureFixture
 ):
     # The embedded sample would be written where nothing is.

@@ -1,8 +1,10 @@
-"""What a dataset hands out."""
+"""What a dataset returns: a batch of videos, ragged."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
 
 @dataclass
@@ -10,37 +12,56 @@ class Batch:
     """B videos, or segments of videos; CPU tensors until `to` moves them.
 
     - ``ids``: one per row; ``"id:start"`` for segments
-    - ``features``: frame and segment level uint8 [N, D], the frames of all videos one after another,
-      N = ``num_frames.sum()``; video level float32 [B, D]; D = the configured features side by side
+    - ``features``: frame and segment level [N, D], the frames of all videos one after another, N =
+      ``num_frames.sum()``, uint8 or float32 as the dataset stores them; video level float32 [B, D];
+      D = the configured features side by side
     - ``num_frames``: int64 [B], 1 <= n <= ``max_frames``; all 1 at video level
-    - ``label_index``: int64 [M, 2], distinct (row, class) pairs in rising order, or None where there are no labels
+    - ``label_index``: int64 [M, 2], unique (row, class) pairs in ascending order, or None for unlabeled data
     - ``label_mask``: same form, the pairs that were rated (segments), or None
-    - ``faults``: one message for each record that was left out, with ``on_corrupt="skip"``
+    - ``errors``: one message per record that was skipped, with ``on_corrupt="skip"``
+    - ``slow_records``: how many records the careful reader had to parse
+    - ``longest``: the largest of ``num_frames``, 0 for an empty batch; a plain int, because reading it from a GPU
+      would force a sync
     """
 
     ids: list[str]
-    features: torch.Tensor
-    num_frames: torch.Tensor
-    label_index: torch.Tensor | None = None
-    label_mask: torch.Tensor | None = None
-    faults: list[str] = field(default_factory=list)
+    features: Tensor
+    num_frames: Tensor
+    label_index: Tensor | None = None
+    label_mask: Tensor | None = None
+    errors: list[str] = field(default_factory=list)
+    slow_records: int = 0
+    longest: int = -1  # computed here unless given
+
+    def __post_init__(self) -> None:
+        if self.longest < 0:
+            self.longest = int(self.num_frames.max()) if len(self.ids) else 0
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As NumPy arrays: torch's own pickling of a tensor costs more than reading a small batch does.
+        tensors = (self.features, self.num_frames, self.label_index, self.label_mask)
+        arrays = [None if tensor is None else tensor.numpy() for tensor in tensors]
+        return _from_arrays, (self.ids, *arrays, self.errors, self.slow_records, self.longest)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """The same batch with features and labels on ``device``.
+        """The same batch with all its tensors on ``device``."""
 
-        ``num_frames`` stays on the CPU: the longest video of a batch must be known there, and asking the device
-        for it would wait for all that is queued.
-        """
-
-        def move(tensor: torch.Tensor | None) -> torch.Tensor | None:
+        def move(tensor: Any) -> Any:
             return None if tensor is None else tensor.to(device, non_blocking=non_blocking)
 
         return replace(
             self,
             features=move(self.features),
+            num_frames=move(self.num_frames),
             label_index=move(self.label_index),
             label_mask=move(self.label_mask),
         )
+
+
+def _from_arrays(ids: list[str], *values: Any) -> Batch:
+    arrays, rest = values[:4], values[4:]
+    tensors: list[Any] = [None if array is None else torch.from_numpy(array) for array in arrays]
+    return Batch(ids, *tensors, *rest)

@@ -1,4 +1,4 @@
-"""Indexed shards as a map-style dataset that hands out whole batches."""
+"""Indexed shards as a map-style dataset that returns whole batches."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -9,41 +9,46 @@ import numpy as np
 import torch
 
 from yt8m.datamodules.batch import Batch
+from yt8m.datamodules.parse.fast import FastRows
 from yt8m.datamodules.parse.frames import FrameReader
-from yt8m.datamodules.parse.records import SEGMENT_FRAMES, RecordReader
+from yt8m.datamodules.parse.layouts import Integers
+from yt8m.datamodules.parse.records import SEGMENT_FRAMES, RecordReader, Rows
+from yt8m.datamodules.parse.segments import SegmentReader
 from yt8m.datamodules.parse.videos import VideoReader
 from yt8m.datamodules.shards import Shards
 from yt8m.datamodules.tfrecord import REMEDY, scan
-from yt8m.errors import ConfigError, DataError
+from yt8m.errors import ChangedError, ConfigError, DataError
 
 _INDEXING_THREADS = 8
 
 
-class ShardDataset(torch.utils.data.Dataset):
-    """Videos of TFRecord shards, numbered from 0 through all shards in the order given.
+class ShardDataset(torch.utils.data.Dataset[Batch]):
+    """Videos of TFRecord shards, numbered from 0 through all shards in the given order.
 
     Args:
         paths: the shards, plain or gzip.
-        features: name in the record to size, in the order of their columns: bytes per frame at frame and
-            segment level, floats at video level.
+        features: name in the record to size, in the order of their columns: values per frame at frame and segment
+            level, floats at video level.
         num_classes: labels are 0 to ``num_classes - 1``.
-        level: ``"frame"``, ``"video"``, or ``"segment"``: a row per rated five-frame segment of frame-level
-            data, or per five frames where a video has no ``segment_start_times``.
+        level: ``"frame"``, ``"video"``, or ``"segment"``: a row per rated five-frame segment of frame-level data, or
+            per five frames for a video without ``segment_start_times``.
         id_key: the record's key of the video's id; 2017 and AudioSet shards use ``"video_id"``.
         max_frames: frames kept of a video.
-        on_corrupt: ``"raise"`` a DataError for a record that is damaged or does not fit, or ``"skip"`` it:
-            damage to the framing is reported in `faults`, all else in the `Batch` that lacks the record. A shard
-            that changes or goes after it was indexed is an error in any case.
+        on_corrupt: ``"raise"`` a DataError for a record that is damaged or does not fit, or ``"skip"`` it: damage to
+            the framing is reported in `errors`, everything else in the `Batch` that lacks the record. A shard that
+            changes or disappears after it was indexed is always an error.
         progress: called with (shards indexed, all shards) while the constructor indexes.
+        dtype: how frames are stored: ``"uint8"``, one byte string per frame, or ``"float32"``, a list of floats per
+            frame. Video-level features are always float32.
 
-    The frame count of a video is that of its first feature. A feature with more frames is cut to it; one with
-    fewer is an error, as a missing frame has no value in uint8 (it is zero after dequantisation).
+    The frame count of a video is that of its first feature. A feature with more frames is cut to it; one with fewer
+    is an error, because a missing frame has no value in uint8 (it is zero after dequantization).
     Instances can be pickled and forked.
     """
 
     def __init__(
         self,
-        paths: Iterable[str | os.PathLike],
+        paths: Iterable[str | os.PathLike[str]],
         features: dict[str, int],
         num_classes: int,
         level: str = "frame",
@@ -51,6 +56,7 @@ class ShardDataset(torch.utils.data.Dataset):
         max_frames: int = 300,
         on_corrupt: str = "raise",
         progress: Callable[[int, int], None] | None = None,
+        dtype: str = "uint8",
     ):
         self.paths = [os.fspath(path) for path in paths]
         self.features = dict(features)
@@ -59,30 +65,32 @@ class ShardDataset(torch.utils.data.Dataset):
         self.id_key = id_key
         self.max_frames = max_frames
         self.on_corrupt = on_corrupt
-        self._check_config()
+        self._check_config(dtype)
         self.feature_size = sum(self.features.values())
-        self.dtype = torch.float32 if level == "video" else torch.uint8
+        #: torch dtype of a batch's features.
+        self.dtype = torch.float32 if level == "video" or dtype == "float32" else torch.uint8
 
         indices = []
         with ThreadPoolExecutor(_INDEXING_THREADS) as pool:
             for found in pool.map(scan, self.paths):
-                if found.faults and on_corrupt == "raise":
-                    raise DataError(found.faults[0])
+                if found.errors and on_corrupt == "raise":
+                    raise DataError(found.errors[0])
                 indices.append(found)
                 if progress:
                     progress(len(indices), len(self.paths))
         self._shards = Shards(indices)
-        # One for batches of nothing but usual records, and one for all others.
-        self._fast_reader: FrameReader | VideoReader | None = None
-        if level == "frame":
-            self._fast_reader = FrameReader(self._shards, self.features, num_classes, id_key, max_frames)
-        elif level == "video":
-            self._fast_reader = VideoReader(self._shards, self.features, num_classes, id_key)
-        self._careful_reader = RecordReader(
-            self._shards, self.features, num_classes, level, id_key, max_frames
-        )
+        stored = np.dtype(np.float32 if self.dtype == torch.float32 else np.uint8)
+        self._row_bytes = self.feature_size * stored.itemsize
+        arguments = self._shards, self.features, num_classes
+        self._fast_reader: FrameReader | VideoReader
+        if level == "video":
+            self._fast_reader = VideoReader(*arguments, id_key)
+        else:
+            reader = FrameReader if level == "frame" else SegmentReader
+            self._fast_reader = reader(*arguments, id_key, max_frames, stored)
+        self._record_reader = RecordReader(*arguments, level, id_key, max_frames, stored)
         #: One message per damaged stretch that the index had to leave out; empty with ``on_corrupt="raise"``.
-        self.faults = [fault for found in indices for fault in found.faults]
+        self.errors = [error for found in indices for error in found.errors]
         #: Records per shard, int64.
         self.shard_sizes = self._shards.sizes
         if not len(self):
@@ -90,13 +98,15 @@ class ShardDataset(torch.utils.data.Dataset):
                 f"{self.paths[0]} @ byte 0: expected records, found none in {len(indices)} shards; {REMEDY}"
             )
 
-    def _check_config(self) -> None:
+    def _check_config(self, dtype: str) -> None:
         if not self.paths:
             raise ConfigError("expected shards, found none; check dataset.root and the glob of the partition")
         if self.level not in ("frame", "video", "segment"):
             raise ConfigError(f"expected dataset.level frame, video or segment, found {self.level!r}")
         if self.on_corrupt not in ("raise", "skip"):
             raise ConfigError(f"expected dataset.on_corrupt raise or skip, found {self.on_corrupt!r}")
+        if dtype not in ("uint8", "float32"):
+            raise ConfigError(f"expected dataset.dtype uint8 or float32, found {dtype!r}")
         if not self.features or min(self.features.values()) < 1:
             raise ConfigError(f"expected dataset.features as name: size, found {self.features}")
         for key in ("num_classes", "max_frames"):
@@ -117,30 +127,55 @@ class ShardDataset(torch.utils.data.Dataset):
         return self.read_into(numbers)
 
     def read_into(self, numbers: Sequence[int], buffer: torch.Tensor | None = None) -> Batch:
-        """The records ``numbers`` as one batch whose ``features`` are a view of ``buffer``.
+        """The records ``numbers`` as one batch; its ``features`` are a view of ``buffer`` if they fit there.
 
-        ``buffer`` is a contiguous CPU tensor [capacity, D], uint8 (video level: float32), that the caller owns
-        and may use again when the batch is done with; `max_rows` says what capacity always suffices, and a
-        smaller one is a ValueError. Raises IndexError for a number that is not in the dataset.
+        Args:
+            numbers: of the records, in the order of the batch.
+            buffer: contiguous CPU tensor [capacity, D] of the dataset's dtype, owned by the caller, who may reuse it
+                when the batch is no longer needed. A capacity of `max_rows` always suffices; a batch that does not
+                fit gets memory of its own.
+
+        Raises:
+            IndexError: a number is not in the dataset.
+            DataError: a record is damaged or does not fit, with ``on_corrupt="raise"``.
+            ChangedError: a shard changed since it was indexed.
         """
-        batch = self._read_at_once(numbers, buffer) if self._fast_reader else None
-        return self._read_one_by_one(numbers, buffer) if batch is None else batch
+        rows = 0 if self.level == "segment" else self.max_rows(numbers)  # segments: known after parsing
+        if buffer is None or len(buffer) < rows:
+            buffer = torch.empty(rows, self.feature_size, dtype=self.dtype)
+        read: dict[int, Rows | str] = {}  # position → rows, or error, of the records that were read carefully
+        found = self._read_fast(numbers, buffer.numpy(), read) if len(numbers) else None
+        if found is None or not _all_or_none_labeled(found, read):
+            found = self._read_all_carefully(numbers, buffer.numpy(), read)
+        if read:
+            found = _merge(found, read)
+        size = len(found.features)
+        in_buffer = found.features.ctypes.data == buffer.data_ptr()
+        return Batch(
+            found.ids,
+            buffer[:size] if in_buffer else torch.from_numpy(found.features),
+            torch.from_numpy(found.num_frames),
+            self._pairs(found.labels),
+            self._pairs(found.rated),
+            [error for _, error in sorted(read.items()) if isinstance(error, str)],
+            slow_records=len(read),
+        )
 
     def max_rows(self, numbers: Sequence[int]) -> int:
-        """Rows of features that the records ``numbers`` can have at most, known from their sizes alone."""
+        """Upper bound on the rows of features of the records ``numbers``, from their sizes alone."""
         if self.level == "video":
             return len(numbers)
         sizes = self._shards.lookup(numbers)[2]
-        frames = int(np.minimum(sizes // self.feature_size, self.max_frames).sum())
+        frames = int(np.minimum(sizes // self._row_bytes, self.max_frames).sum())
         return frames * (SEGMENT_FRAMES if self.level == "segment" else 1)
 
     def prefetch(self, numbers: Sequence[int]) -> None:
-        """Let the system begin to read the records ``numbers`` from the disk, without waiting for them."""
+        """Start reading the records ``numbers`` from disk, without waiting for them."""
         if len(numbers):
             self._shards.prefetch(numbers)
 
     def changed(self) -> str | None:
-        """A message about the first shard that was changed or has gone since it was indexed; None where none was."""
+        """A message about the first shard that changed or disappeared since it was indexed, or None."""
         return self._shards.changed()
 
     @property
@@ -148,56 +183,97 @@ class ShardDataset(torch.utils.data.Dataset):
         """Bytes of every record with its framing, int64 [R]: at frame level a measure of a video's length."""
         return self._shards.lookup(np.arange(len(self)))[2]
 
-    def _read_at_once(self, numbers: Sequence[int], buffer: torch.Tensor | None) -> Batch | None:
-        """The records ``numbers``; None where there are none, or one is damaged, unusual or does not fit."""
-        rows = self.max_rows(numbers)
-        if rows == 0:
-            return None
-        if buffer is None:
-            buffer = torch.empty(rows, self.feature_size, dtype=self.dtype)
-        _check_room(buffer, rows)
-        found = self._fast_reader.read(numbers, buffer[:rows].numpy())
-        if found is None:
-            return None
-        values, num_frames = found
-        return Batch(
-            values.ids,
-            buffer[: int(num_frames.sum())],
-            torch.from_numpy(num_frames),
-            None if values.rows is None else self._pairs(values.rows, values.labels),
-        )
+    def _read_fast(
+        self, numbers: Sequence[int], out: np.ndarray, read: dict[int, Rows | str]
+    ) -> FastRows | None:
+        """Read usual records fast and the others, into ``read``, carefully; None if that raised an error."""
 
-    def _read_one_by_one(self, numbers: Sequence[int], buffer: torch.Tensor | None) -> Batch:
-        draft = self._careful_reader.read(numbers, skip=self.on_corrupt == "skip")
-        if buffer is None:
-            buffer = torch.empty(draft.rows, self.feature_size, dtype=self.dtype)
-        _check_room(buffer, draft.rows)
-        features = buffer[: draft.rows]
-        if draft.parts:
-            np.concatenate(draft.parts, out=features.numpy().reshape(-1))
-        return Batch(
-            draft.ids,
-            features,
-            torch.tensor(draft.num_frames, dtype=torch.int64),
-            self._pairs(*_flat(draft.classes)) if draft.labelled else None,
-            self._pairs(*_flat(draft.rated)) if draft.rated else None,
-            draft.faults,
-        )
+        def careful(position: int) -> np.ndarray:
+            found = read[position] = self._read_carefully(numbers[position])
+            return out[:0] if isinstance(found, str) else found.features
 
-    def _pairs(self, rows: np.ndarray, classes: np.ndarray) -> torch.Tensor:
-        """Distinct (row, class) pairs in rising order, int64 [M, 2]."""
+        try:
+            return self._fast_reader.read(numbers, out, careful)
+        except DataError:
+            return None  # reading one by one finds the first error in the order of the batch
+
+    def _read_all_carefully(
+        self, numbers: Sequence[int], out: np.ndarray, read: dict[int, Rows | str]
+    ) -> FastRows:
+        read.clear()
+        labeled: bool | None = None
+        for position, number in enumerate(numbers):
+            found = read[position] = self._read_carefully(number, labeled)
+            if not isinstance(found, str):
+                labeled = found.classes is not None
+        parts = [found.features for found in read.values() if not isinstance(found, str)]
+        rows = sum(map(len, parts))
+        if rows > len(out):
+            out = np.empty((rows, self.feature_size), out.dtype)
+        if parts:
+            np.concatenate(parts, out=out[:rows])
+        nothing = np.zeros(0, np.int64)
+        return FastRows(out[:rows], nothing, [], nothing, None)
+
+    def _read_carefully(self, number: int, labeled: bool | None = None) -> Rows | str:
+        """Rows of a record, or why it is skipped; ``labeled``: whether the records before it in the batch are."""
+        location = self._shards.locate([number])[0]
+        try:
+            rows = self._record_reader.read(location)
+            if labeled not in (None, rows.classes is not None):
+                here, before = ("none", "some") if labeled else ("some", "none")
+                raise DataError(
+                    f"{self._shards.describe(location)}: expected labels in all records of a batch or in none, found "
+                    f"{here} here and {before} in the records before; read labeled and unlabeled shards separately"
+                )
+            return rows
+        except DataError as error:
+            if self.on_corrupt == "raise" or isinstance(error, ChangedError):
+                raise
+            return str(error)
+
+    def _pairs(self, labels: Integers | None) -> torch.Tensor | None:
+        """Unique (row, class) pairs in ascending order, int64 [M, 2]."""
+        if labels is None:
+            return None
+        rows, classes = labels
         pairs = rows * self.num_classes + classes
-        if not (pairs[1:] > pairs[:-1]).all():  # as they nearly always are
+        if not (pairs[1:] > pairs[:-1]).all():  # they nearly always are ascending
             rows, classes = np.divmod(np.unique(pairs), self.num_classes)
         return torch.from_numpy(np.stack([rows, classes], axis=1))
 
 
-def _flat(classes: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Row and class of each label."""
-    rows = np.repeat(np.arange(len(classes)), [len(row) for row in classes])
-    return rows, np.fromiter(chain.from_iterable(classes), np.int64)
+def _all_or_none_labeled(fast: FastRows, read: dict[int, Rows | str]) -> bool:
+    kinds = {fast.labels is not None} if len(fast.owners) else set()
+    kinds |= {rows.classes is not None for rows in read.values() if not isinstance(rows, str)}
+    return not fast.mixed and len(kinds) < 2
 
 
-def _check_room(buffer: torch.Tensor, rows: int) -> None:
-    if len(buffer) < rows:
-        raise ValueError(f"expected a buffer of at least {rows} rows (see max_rows), found {len(buffer)}")
+def _merge(fast: FastRows, read: dict[int, Rows | str]) -> FastRows:
+    """The rows of all records, in the order of the batch; the features are in that order already."""
+    careful = {position: rows for position, rows in sorted(read.items()) if not isinstance(rows, str)}
+    counts = np.array([len(rows.ids) for rows in careful.values()], np.int64)
+    owners = np.concatenate([fast.owners, np.repeat(np.array(list(careful), np.int64), counts)])
+    order = np.argsort(owners, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))  # of each row in the merged batch
+    ids = [*fast.ids, *chain.from_iterable(rows.ids for rows in careful.values())]
+    frames = [n for rows in careful.values() for n in rows.num_frames]
+
+    def pairs(known: Integers | None, lists: list[list[list[int]] | None]) -> Integers | None:
+        if known is None and (not lists or lists[0] is None):
+            return None
+        known = known or Integers(*np.zeros((2, 0), np.int64))
+        of_rows = list(chain.from_iterable(one or () for one in lists))
+        sizes = np.array([len(classes) for classes in of_rows], np.int64)
+        rows = np.repeat(len(fast.ids) + np.arange(len(of_rows)), sizes)
+        values = np.fromiter(chain.from_iterable(of_rows), np.int64)
+        return Integers(place[np.concatenate([known.rows, rows])], np.concatenate([known.values, values]))
+
+    return fast._replace(
+        owners=owners[order],
+        ids=[ids[row] for row in order.tolist()],
+        num_frames=np.concatenate([fast.num_frames, np.array(frames, np.int64)])[order],
+        labels=pairs(fast.labels, [rows.classes for rows in careful.values()]),
+        rated=pairs(fast.rated, [rows.rated for rows in careful.values()]),
+    )

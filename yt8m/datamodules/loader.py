@@ -1,22 +1,24 @@
-"""Reader processes that fill buffers made once, and a consumer that gets their batches in order.
+"""Reader processes that fill reusable buffers, and a consumer that gets their batches in order.
 
-Fresh memory, not parsing, is what costs time in building a batch: a new buffer of 40 MB takes ten thousand
-page faults. So the buffers (slots) are made once, in memory that parent and readers share, and only slot
+Allocating memory, not parsing, is what makes building a batch slow: a new 40 MB buffer costs ten thousand page
+faults. So the buffers (slots) are allocated once, in memory that the parent shares with its readers. Only record
 numbers and the small parts of a batch travel through pipes.
 
-A slot is free again when nothing refers to its batch's features any more. The life of the array under the
-tensor tells, so a kept batch, view or slice never changes; a consumer that keeps more batches than a reader
-has slots gets copies. The shared memory has no name, and the readers end when their pipe does: however the
-processes end, nothing stays behind.
+A slot becomes free when nothing refers to its batch's features any more. That is tied to the lifetime of the array
+under the tensor, so a batch, view, or slice that is kept never changes; a consumer that keeps more batches than a
+reader has slots gets copies. The shared memory has no name, and readers exit when their pipe closes, so nothing is
+left behind however the processes end.
 """
 
+import contextlib
+import logging
 import mmap
 import multiprocessing
 import signal
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import count
 from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
@@ -26,29 +28,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yt8m.datamodules.dataset import Batch, ShardDataset
+from yt8m.datamodules.batch import Batch
+from yt8m.datamodules.dataset import ShardDataset
 from yt8m.datamodules.sampler import BatchSampler
-from yt8m.errors import ChangedError, DataError, ReaderError
+from yt8m.errors import ChangedError, ConfigError, DataError, ReaderError
 
-SLOTS = 4  # per reader: one that it fills, one ready, two with the consumer, which works on one and holds the next
+log = logging.getLogger(__name__)
+
+SLOTS = (
+    4  # per reader: one being filled, one ready, and two with the consumer, which uses one and prefetches one
+)
 
 
 class Loader:
     """Iterates over the batches of an epoch in the sampler's order, whatever the number of readers.
 
-    One iteration at a time: a new one ends the one before it. Readers start with the first and live until
-    `close`, or until the loader is gone.
+    Only one iteration at a time: a new one ends the previous one. Readers start with the first iteration and live
+    until `close`, or until the loader is garbage-collected.
 
     Args:
-        dataset: what reads records into a buffer.
-        batch_sampler: whose lists of record numbers become batches.
+        dataset: reads records into a buffer.
+        batch_sampler: yields the lists of record numbers that become batches.
         num_workers: reader processes; 0 reads in this process.
+        name: what the log calls the data, such as the partition's name.
+
+    Raises:
+        ConfigError: the buffers do not fit into memory.
     """
 
-    def __init__(self, dataset: ShardDataset, batch_sampler: BatchSampler, num_workers: int):
+    def __init__(
+        self, dataset: ShardDataset, batch_sampler: BatchSampler, num_workers: int, name: str = "data"
+    ):
         self.dataset, self.batch_sampler, self.num_workers = dataset, batch_sampler, num_workers
-        # A batch can have one record more than asked for (see BatchSampler).
-        rows = (batch_sampler.batch_size + 1) * (1 if dataset.level == "video" else dataset.max_frames)
+        self.name = name
+        #: The most records of one iteration that the careful reader had to parse.
+        self.slow_records = 0
+        # A batch can have one record more than `batch_size` (see BatchSampler).
+        records = min(batch_sampler.batch_size + 1, max(len(dataset), 1))
+        rows = records * (1 if dataset.level == "video" else dataset.max_frames)
         self._slots = _Slots(max(num_workers, 1), rows, dataset)
         self._readers: _Readers | None = None
 
@@ -56,34 +73,110 @@ class Loader:
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        # A generator, so that an iterator that is made and dropped starts nothing.
+        # A generator, so that an iterator that is created and dropped starts nothing.
         if self.num_workers == 0:
-            yield from self._batches_read_here()
-            return
-        if self._readers is None:
-            self._readers = _Readers(self.dataset, self._slots, self.num_workers)
-        yield from self._readers.batches(self.batch_sampler)
+            batches = self._batches_read_here()
+        else:
+            if self._readers is None:
+                self._readers = _Readers(self.dataset, self._slots, self.num_workers)
+            batches = self._readers.batches(self.batch_sampler)
+        records, slow = [0], [0]
+
+        def counted(batch: Batch) -> Batch:
+            records[0] += len(batch)
+            slow[0] += batch.slow_records
+            return batch
+
+        try:
+            # No frame here may hold a batch: its slot would stay taken.
+            yield from map(counted, batches)
+        finally:
+            batches.close()
+            self._report_slow_records(slow[0], records[0])
 
     def close(self) -> None:
-        """End the readers; iterating starts new ones."""
+        """Stop the readers; iterating starts new ones."""
         if self._readers is not None:
             self._readers.close()
             self._readers = None
 
-    def _batches_read_here(self) -> Iterator[Batch]:
+    def _batches_read_here(self) -> Generator[Batch, None, None]:
         tasks = iter(self.batch_sampler)
         upcoming = next(tasks, None)
         while upcoming is not None:
             numbers, upcoming = upcoming, next(tasks, None)
-            # The disk reads the next batch while this one is worked on.
+            # The disk reads the next batch while this one is used.
             self.dataset.prefetch(upcoming or [])
             yield self._read_here(numbers)
 
     def _read_here(self, numbers: list[int]) -> Batch:
         free = self._slots.free[0]
-        if not free or self.dataset.max_rows(numbers) > self._slots.rows:
-            return self.dataset.read_into(numbers)
-        return self.dataset.read_into(numbers, self._slots.lend(0, free.popleft()))
+        # Without a free slot the batch gets memory of its own.
+        return self.dataset.read_into(numbers, self._slots.lend(0, free.popleft()) if free else None)
+
+    def _report_slow_records(self, slow: int, records: int) -> None:
+        if slow > self.slow_records:
+            log.info(
+                "%s: %s of %s rows came from records of an unusual layout, which are parsed one at a time and "
+                "therefore slowly",
+                self.name,
+                f"{slow:,}",
+                f"{records:,}",
+            )
+            self.slow_records = slow
+
+
+class DeviceCopies:
+    """Moves batches to a device, and keeps each source alive until an asynchronous copy has read it.
+
+    Without that, a batch that the caller drops would free its slot, and a reader would overwrite the bytes that the
+    GPU is about to copy.
+    """
+
+    def __init__(self) -> None:
+        self._in_flight: deque[tuple[torch.cuda.Event, Batch]] = deque()
+
+    def move(self, batch: Batch, device: torch.device) -> Batch:
+        """The batch on ``device``; does not wait for the copy."""
+        moved = batch.to(device, non_blocking=True)
+        if device.type == "cuda":
+            copied = torch.cuda.Event()
+            copied.record()
+            self._in_flight.append((copied, batch))
+            while self._in_flight and self._in_flight[0][0].query():
+                self._in_flight.popleft()
+        return moved
+
+
+class _Memory(mmap.mmap):
+    """Anonymous memory shared with forked processes, page-locked for a GPU on request."""
+
+    _address = 0  # while it is registered with CUDA
+
+    def pin(self) -> bool:
+        """Lock the pages, so that the GPU copies from them directly; False if the driver refuses."""
+        address = np.frombuffer(self, np.uint8).ctypes.data
+        try:
+            torch.cuda.check_error(int(torch.cuda.cudart().cudaHostRegister(address, len(self), 0)))
+        except RuntimeError as error:
+            log.warning(
+                "could not page-lock %s MB for copies to the GPU (%s); they will be slower. Raise `ulimit -l`, or "
+                "lower dataset.batch_size or dataset.num_workers",
+                f"{len(self) / 1e6:,.0f}",
+                error,
+            )
+            # CUDA also keeps the error for the next kernel launch to report: let that be this one.
+            with contextlib.suppress(RuntimeError):
+                torch.ones(1, device="cuda")
+            return False
+        self._address = address
+        return True
+
+    def __del__(self) -> None:
+        # Runs before the mapping is freed. Otherwise CUDA would take later memory at this address for locked.
+        if self._address:
+            with contextlib.suppress(Exception):  # the driver may have shut down before this, at exit
+                torch.cuda.cudart().cudaHostUnregister(self._address)
 
 
 class _Slots:
@@ -91,10 +184,16 @@ class _Slots:
 
     def __init__(self, readers: int, rows: int, dataset: ShardDataset):
         self.rows, self.columns = rows, dataset.feature_size
-        self.dtype = np.dtype(np.float32 if dataset.level == "video" else np.uint8)
+        self.dtype = torch.empty(0, dtype=dataset.dtype).numpy().dtype
         size = rows * self.columns * self.dtype.itemsize
-        # Anonymous and shared with forked children; pages come into being when they are first written.
-        self.memory = [[mmap.mmap(-1, size) for _ in range(SLOTS)] for _ in range(readers)]
+        try:
+            # Pages are allocated when they are first written.
+            self.memory = [[_Memory(-1, size) for _ in range(SLOTS)] for _ in range(readers)]
+        except (OSError, OverflowError) as error:
+            raise ConfigError(
+                f"dataset.batch_size: expected buffers that fit into memory, found {readers * SLOTS} of "
+                f"{size / 1e9:,.1f} GB ({error}); lower dataset.batch_size or dataset.num_workers"
+            ) from None
         self.free = [deque(range(SLOTS)) for _ in range(readers)]
 
     def lend(self, reader: int, slot: int) -> Tensor:
@@ -107,16 +206,15 @@ class _Slots:
         return np.ndarray((self.rows, self.columns), self.dtype, self.memory[reader][slot])
 
     def pin(self) -> None:
-        """Lock the buffers' pages, so that a GPU copies from them without a detour; slower without."""
-        for array in (self.array(r, s) for r, slots in enumerate(self.memory) for s in range(len(slots))):
-            torch.cuda.cudart().cudaHostRegister(array.ctypes.data, array.nbytes, 0)
+        """Page-lock the buffers, up to the first that the driver refuses."""
+        all(memory.pin() for memories in self.memory for memory in memories)
 
 
 class _Readers:
-    """The processes; batch number i of an iteration is read by reader i modulo their number."""
+    """The processes; reader i % N reads batch i of an iteration."""
 
     def __init__(self, dataset: ShardDataset, slots: _Slots, number: int):
-        # Forked, so that they start at once and share the index; they never touch CUDA.
+        # Forked, so that they start at once and share the index. They never touch CUDA.
         context = multiprocessing.get_context("fork")
         pipes = [context.Pipe() for _ in range(number)]
         self.pipes = [ours for ours, _ in pipes]
@@ -135,13 +233,13 @@ class _Readers:
             self.processes.append(process)
         for _, theirs in pipes:
             theirs.close()
-        # After the fork, for locked pages are not inherited.
+        # After the fork: page locks are not inherited.
         if torch.cuda.is_available():
             slots.pin()
-        # With a priority, for multiprocessing waits at exit for the children that no finalizer has ended.
+        # With a priority: at exit, multiprocessing waits for children that no finalizer has stopped.
         self.close = Finalize(self, _end, (self.pipes, self.processes), exitpriority=10)
 
-    def batches(self, sampler: BatchSampler) -> Iterator[Batch]:
+    def batches(self, sampler: BatchSampler) -> Generator[Batch, None, None]:
         self.iteration += 1
         mine = self.iteration
         self._drain()
@@ -149,7 +247,7 @@ class _Readers:
         waiting = next(tasks, None)
         try:
             for number in count():
-                # Filling slots goes on in order: a reader without a free one is waited for.
+                # Slots are filled in order: a reader without a free one holds up the others.
                 while waiting and self.slots.free[waiting[0] % len(self.pipes)]:
                     self._send(waiting[0] % len(self.pipes), waiting[1])
                     waiting = next(tasks, None)
@@ -159,7 +257,7 @@ class _Readers:
                 # Yielded without a name: this frame must not keep the batch alive.
                 yield self._receive(reader)
                 if self.iteration != mine:
-                    raise RuntimeError("a later iteration over the same loader has ended this one")
+                    raise RuntimeError("a later iteration over the same loader ended this one")
         finally:
             if self.iteration == mine:
                 self._drain()
@@ -178,20 +276,14 @@ class _Readers:
         if isinstance(reply, Exception):
             self.slots.free[reader].append(slot)
             raise reply
-        rows, features, ids, num_frames, label_index, label_mask, faults = reply
-        buffer = self.slots.lend(reader, slot)  # from here on, the slot is freed by losing it
-        if features is not None:
-            view = torch.from_numpy(features)
-        else:
-            # With the last slot lent out the reader would stand still until the consumer lets one go.
-            dry = not self.slots.free[reader] and not self.pending[reader]
-            view = buffer[:rows].clone() if dry else buffer[:rows]
-        return Batch(
-            ids,
-            view,
-            *(None if a is None else torch.from_numpy(a) for a in (num_frames, label_index, label_mask)),
-            faults,
-        )
+        rows, batch = reply
+        buffer = self.slots.lend(reader, slot)  # from here on, dropping it frees the slot
+        if rows is not None:
+            batch.features = buffer[:rows]
+            if not self.slots.free[reader] and not self.pending[reader]:
+                # No free slot: copy, so that the reader does not stall until the consumer drops a batch.
+                batch.features = batch.features.clone()
+        return batch
 
     def _reply(self, reader: int) -> Any:
         pipe, process = self.pipes[reader], self.processes[reader]
@@ -210,14 +302,14 @@ class _Readers:
         how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
         self.close()
         remedy = "if memory ran out, lower dataset.num_workers or dataset.batch_size"
-        if code == -signal.SIGBUS:  # the bytes of a mapped shard were not there
+        if code == -signal.SIGBUS:  # the bytes of a mapped shard are gone
             if changed := self.dataset.changed():
                 raise ChangedError(changed)
             remedy = "check the disk or the network mount"
         raise ReaderError(f"dataset.num_workers: reader process {reader} ended by {how}; {remedy}")
 
     def _drain(self) -> None:
-        """Take back what an iteration that was not finished has left with the readers."""
+        """Take back what an unfinished iteration left with the readers."""
         for reader, pending in enumerate(self.pending):
             while pending:
                 if self.processes[reader].is_alive():
@@ -238,32 +330,30 @@ def _end(pipes: list[Connection], processes: list[Any]) -> None:
 def _serve(
     pipe: Connection, parents: list[Connection], dataset: ShardDataset, slots: _Slots, reader: int
 ) -> None:
-    """A reader's life: fill slots until the pipe ends."""
-    # A forked process has none of the parent's OpenMP threads, and would wait for them for ever.
+    """Reader main loop."""
+    # A forked process inherits none of the parent's OpenMP threads and would wait for them forever.
     torch.set_num_threads(1)
-    # The parent decides when to stop, also at Ctrl-C and when a cluster sends SIGTERM to all processes.
+    # The parent decides when to stop, also on Ctrl-C and when a cluster sends SIGTERM to all processes.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    for parent in parents:  # else this process itself would keep the pipes open when the parent dies
+    for parent in parents:  # otherwise this process would keep the pipes open when the parent dies
         parent.close()
     buffers = [torch.from_numpy(slots.array(reader, slot)) for slot in range(SLOTS)]
     tasks: deque[tuple[int, Sequence[int]]] = deque()
     try:
         while True:
-            # The disk reads for all batches that are waited for, while the first of them is put together.
+            # The disk reads for all pending batches while the first of them is built.
             while not tasks or pipe.poll():
                 tasks.append(pipe.recv())
                 dataset.prefetch(tasks[-1][1])
             slot, numbers = tasks.popleft()
             try:
-                fits = dataset.max_rows(numbers) <= slots.rows
-                batch = dataset.read_into(numbers, buffers[slot] if fits else None)
-                arrays = (
-                    None if t is None else t.numpy()
-                    for t in (batch.num_frames, batch.label_index, batch.label_mask)
-                )
-                features = None if fits else batch.features.numpy()
-                reply: Any = (len(batch.features), features, batch.ids, *arrays, batch.faults)
+                batch = dataset.read_into(numbers, buffers[slot])
+                rows: int | None = None
+                if batch.features.data_ptr() == buffers[slot].data_ptr():
+                    # The parent sees the slot: only the number of rows has to travel.
+                    rows, batch.features = len(batch.features), batch.features[:0]
+                reply: Any = (rows, batch)
             except DataError as error:
                 reply = error
             except Exception:

@@ -1,4 +1,4 @@
-"""The order of an epoch: a pure function of (seed, epoch), cut equally between ranks, entered anywhere."""
+"""The order of an epoch: a pure function of (seed, epoch), split equally between ranks, resumable at any batch."""
 
 from collections.abc import Iterator
 
@@ -7,21 +7,21 @@ from torch.utils.data import Sampler
 
 from yt8m.errors import ConfigError
 
-POOL = 32  # global batches that are sorted together: enough lengths to choose from, few enough to stay local
+POOL = 32  # global batches that are sorted together: enough lengths to choose from, few enough to keep reads local
 
 
 class BatchSampler(Sampler[list[int]]):
     """Lists of global record numbers, one list per batch of this rank.
 
     Training shuffles in two steps, so that reads stay local: the shards are shuffled, then the records
-    within each window of `window` consecutive shards. The number of workers has no part in it.
+    within each window of `window` consecutive shards. The number of workers does not matter.
 
-    The order is cut into global batches of `batch_size × world_size` records and each of them between the
-    ranks, so every rank has the same number of batches (DDP waits for nobody) and every record comes
-    exactly once. The last global batch is cut as evenly as it goes; one that is too small to give each
-    rank a record joins the batch before it.
+    The order is cut into global batches of `batch_size × world_size` records, each of which is split between the
+    ranks. So every rank has the same number of batches, which DDP needs, and every record occurs exactly once. The
+    last global batch is split as evenly as possible; if it is too small for one record per rank, it joins the batch
+    before it.
 
-    With `lengths`, training batches hold videos of like length, which cuts padding: within each pool of
+    With `lengths`, training batches hold videos of similar length, which cuts padding: within each pool of
     `POOL` global batches the records are sorted by length, and the pool's batches are then shuffled.
 
     Args:
@@ -29,9 +29,9 @@ class BatchSampler(Sampler[list[int]]):
         batch_size: records per batch of one rank.
         shuffle: False gives the records in their stored order (evaluation).
         seed: seed of all epochs' orders.
-        window: shards whose records are mixed with each other.
-        lengths: of each record, `[R]` in any unit, to batch like with like; None does not.
-        rank, world_size: which share this process takes, and of how many.
+        window: number of shards whose records are mixed with each other.
+        lengths: of each record, `[R]` in any unit, to batch similar ones together; None does not.
+        rank, world_size: which share this process gets, and of how many.
 
     Raises:
         ConfigError: there are fewer records than ranks, or an argument is out of range.
@@ -65,7 +65,7 @@ class BatchSampler(Sampler[list[int]]):
         self._start = (0, 0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration gives (Lightning calls this)."""
+        """Choose the epoch whose order the next iteration uses (Lightning calls this)."""
         self.epoch = epoch
 
     @property
@@ -74,11 +74,11 @@ class BatchSampler(Sampler[list[int]]):
         return self
 
     def start_at(self, epoch: int, batch: int) -> None:
-        """Let `epoch` begin with its batch number `batch`; other epochs stay whole."""
+        """Start `epoch` at its batch number `batch`; other epochs are complete."""
         self._start = (epoch, batch)
 
     def __len__(self) -> int:
-        """Batches of this rank in a whole epoch, wherever the iteration starts."""
+        """Batches of this rank in a complete epoch, wherever the iteration starts."""
         return len(self._bounds()) - 1
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -105,19 +105,20 @@ class BatchSampler(Sampler[list[int]]):
         return order if self.lengths is None else self._bucketed(order, rng)
 
     def _bucketed(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """`order` with each pool of whole global batches sorted into batches of like length."""
+        """`order` with each pool of whole global batches sorted into batches of similar length."""
+        assert self.lengths is not None
         size = self.batch_size * self.world_size
-        whole = len(order) // size * size  # what is left over stays the last batch
+        whole = len(order) // size * size  # the rest stays the last batch
         pools = []
         for begin in range(0, whole, POOL * size):
             pool = order[begin : min(begin + POOL * size, whole)]
             batches = pool[np.argsort(self.lengths[pool], kind="stable")].reshape(-1, size)
-            # Shuffled within a batch too: its halves go to different ranks, which wait for each other.
+            # Shuffle within a batch, too: its halves go to different ranks, which wait for each other.
             pools.append(rng.permuted(rng.permutation(batches), axis=1).ravel())
         return np.concatenate([*pools, order[whole:]])
 
     def _bounds(self) -> np.ndarray:
-        """Where the global batches begin and end in the order, int64 `[batches + 1]`."""
+        """Boundaries of the global batches in the order, int64 `[batches + 1]`."""
         bounds = np.arange(0, self.num_records, self.batch_size * self.world_size)
         if self.num_records - bounds[-1] < self.world_size and len(bounds) > 1:
             bounds = bounds[:-1]

@@ -1,11 +1,12 @@
-"""TFRecord framing: where the records of a shard lie, and their bytes, verified.
+"""TFRecord framing: locations of the records of a shard, and their verified bytes.
 
 A record is ``uint64 length · uint32 crc(length) · payload · uint32 crc(payload)``, little endian, with masked
-CRC-32C. A shard is records one after another, the whole file gzip-compressed or not. Nothing here knows what a
-payload means, and nothing is ever written beside the data.
+CRC-32C. A shard is records one after another, the whole file gzip-compressed or not. Nothing here
+interprets a payload, and nothing is ever written beside the data.
 """
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import mmap
@@ -22,7 +23,8 @@ import google_crc32c
 import numpy as np
 import platformdirs
 
-from yt8m.errors import DataError
+from yt8m.errors import DataError, WriteError
+from yt8m.files import write_bytes
 
 HEADER = 12  # bytes before the payload: length and its CRC
 FOOTER = 4  # bytes after it: the CRC of the payload
@@ -33,28 +35,28 @@ REMEDY = "re-download the shard, or set dataset.on_corrupt=skip to leave out wha
 _GZIP_MAGIC = b"\x1f\x8b"
 _CACHE_HEADER = struct.Struct("<8sQqI")  # magic, size and mtime_ns of the shard, CRC of the records
 _CACHE_MAGIC = b"yt8mix01"
-_ADVICE = 1 << 17  # bytes asked for at a time, as the system cuts a request to what its disk takes at once
-_CHUNK = 1 << 20  # bytes read at a time where a file is gone through from end to end
+_ADVICE = 1 << 17  # bytes prefetched at a time; the kernel truncates larger requests
+_CHUNK = 1 << 20  # bytes read at a time when scanning a file
 
 
 @dataclass(frozen=True)
 class Index:
-    """Where the records of one shard lie.
+    """Locations of the records of one shard.
 
-    ``records`` is int64 [R, 2], (offset, size) with the framing counted in the size; offsets in a gzip shard are
-    those of the decompressed stream. ``stamp`` is the file's (size, mtime_ns) when it was indexed. ``faults``
+    ``records`` is int64 [R, 2], (offset, size) with the framing counted in the size; offsets in a gzip shard
+    refer to the decompressed stream. ``stamp`` is the file's (size, mtime_ns) when it was indexed. ``errors``
     holds one message per damaged stretch, empty for a sound shard.
     """
 
     path: str
     records: np.ndarray
     stamp: tuple[int, int]
-    faults: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
 
 
 def masked_crc(data: bytes) -> int:
     """CRC-32C of ``data`` as TFRecord stores it."""
-    return mask(google_crc32c.value(data))
+    return int(mask(google_crc32c.value(data)))
 
 
 def mask(crc: int | np.ndarray) -> int | np.ndarray:
@@ -64,53 +66,54 @@ def mask(crc: int | np.ndarray) -> int | np.ndarray:
 
 @lru_cache(maxsize=1 << 14)
 def header(length: int) -> bytes:
-    """The 12 bytes in front of a payload of ``length`` bytes."""
+    """The 12 bytes before a payload of ``length`` bytes."""
     packed = struct.pack("<Q", length)
     return packed + struct.pack("<I", masked_crc(packed))
 
 
 def framed(payload: bytes) -> bytes:
-    """The record that holds ``payload``."""
+    """The record of ``payload``."""
     return header(len(payload)) + payload + struct.pack("<I", masked_crc(payload))
 
 
-def index(path: str | os.PathLike, cache: bool = True) -> np.ndarray:
+def index(path: str | os.PathLike[str], cache: bool = True) -> np.ndarray:
     """(offset, size) of every record of a shard, int64 [R, 2]; the size counts the 16 framing bytes.
 
-    Taken from a ``.tfindex`` sidecar that fits the file, else from the user's cache folder
-    (``YT8M_CACHE_DIR`` overrides it), else from the 12 header bytes of each record, which are then cached.
-    ``cache=False`` always goes through the file. Raises DataError at the first damage.
+    It comes from a ``.tfindex`` sidecar that fits the file, else from the user's cache folder (``YT8M_CACHE_DIR``
+    overrides it), else from the 12 header bytes of each record, and is then cached. ``cache=False`` always scans the
+    file. Raises DataError at the first damage.
     """
     return _sound(path, cache).records
 
 
 def read(
-    path: str | os.PathLike, records: Iterable[int] | None = None, verify: bool = True
+    path: str | os.PathLike[str], records: Iterable[int] | None = None, verify: bool = True
 ) -> Iterator[bytes]:
     """Payloads of a shard's records, all or those numbered ``records``, in that order.
 
-    ``verify`` checks both CRCs of each. Raises DataError for damage, IndexError for a number that is not there.
+    ``verify`` checks both CRCs of each. Raises DataError for damage, IndexError for a number that is out of range.
     """
     found = _sound(path)
     file = File(found.path)
     for number in range(len(found.records)) if records is None else records:
         if not 0 <= number < len(found.records):
             raise IndexError(f"expected record numbers in 0..{len(found.records) - 1}, found {number}")
-        yield file.record(*found.records[number].tolist(), verify)
+        offset, size = found.records[number].tolist()
+        yield file.record(offset, size, verify)
 
 
-def _sound(path: str | os.PathLike, cache: bool = True) -> Index:
+def _sound(path: str | os.PathLike[str], cache: bool = True) -> Index:
     found = scan(path, cache)
-    if found.faults:
-        raise DataError(found.faults[0])
+    if found.errors:
+        raise DataError(found.errors[0])
     return found
 
 
-def scan(path: str | os.PathLike, cache: bool = True) -> Index:
-    """Index a shard as `index` does, but report damage in ``faults`` and keep every record that can be found.
+def scan(path: str | os.PathLike[str], cache: bool = True) -> Index:
+    """Index a shard as `index` does, but report damage in ``errors`` and keep every readable record.
 
-    Behind a damaged length the next record is found by its own header CRC, so only damaged records are missing.
-    Raises DataError only when the file cannot be read at all.
+    After a damaged length, the next record is found by its own header CRC, so only damaged records are missing.
+    Raises DataError only if the file cannot be read at all.
     """
     path = os.path.abspath(path)
     file = File(path, unpack=False)
@@ -121,23 +124,23 @@ def scan(path: str | os.PathLike, cache: bool = True) -> Index:
                 return Index(path, records, file.stamp)
     if file.gzip:
         file = File(path)
-    records, faults = _walk(file)
-    if cache and not faults:
+    records, errors = _walk(file)
+    if cache and not errors:
         _write_cache(file, records)
-    return Index(path, records, file.stamp, tuple(faults))
+    return Index(path, records, file.stamp, tuple(errors))
 
 
 class File:
-    """Bytes of a shard by position: the one place that knows where they live.
+    """Random access to the bytes of a shard.
 
     `read` and `record` copy, which is safe whatever happens to the file. `map` is for reading many records at once,
-    where copying each costs as much as all else that is done with it. A gzip shard is unpacked once into an unlinked
-    temporary file (in ``TMPDIR``), whose pages the system can evict.
+    where a copy would double the cost. A gzip shard is unpacked once into an unlinked temporary file (in ``TMPDIR``),
+    whose pages the system can evict.
     """
 
     def __init__(self, path: str, unpack: bool = True):
         self.path = path
-        self.fault = ""
+        self.gzip_error = ""
         self._map: mmap.mmap | None = None
         self.fd = -1
         try:
@@ -149,17 +152,21 @@ class File:
             if self.gzip and unpack:
                 self._unpack()
         except OSError as error:
+            remedy = "check dataset.root and the glob of the partition"
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                remedy = "raise the limit of open files (ulimit -n)"
+            elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+                remedy = "free space in TMPDIR, where gzip shards are unpacked"
             raise DataError(
-                f"{path} @ byte 0: expected a readable shard, found: {error.strerror}; "
-                "check dataset.root and the glob of the partition, and for gzip the room in TMPDIR"
+                f"{path} @ byte 0: expected a readable shard, found: {error.strerror}; {remedy}"
             ) from error
 
-    def __del__(self):
+    def __del__(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Up to ``size`` bytes at ``offset``; fewer only where the file ends."""
+        """Up to ``size`` bytes at ``offset``; fewer only at the end of the file."""
         try:
             return os.pread(self.fd, size, offset)
         except OSError as error:
@@ -169,7 +176,7 @@ class File:
             ) from error
 
     def record(self, offset: int, size: int, verify: bool = True) -> bytes:
-        """Payload of the record at ``offset``, both CRCs verified. Raises DataError for one that is damaged."""
+        """Payload of the record at ``offset``. Raises DataError if a CRC is wrong."""
         data = self.read(offset, size)
         if len(data) != size:
             raise self._damage(offset, f"expected {size} bytes, found {len(data)}")
@@ -177,7 +184,9 @@ class File:
         if verify:
             if data[:HEADER] != header(len(payload)):
                 problem = f"expected the header of a record of {len(payload)} bytes, found another"
-                raise self._damage(offset, f"{problem} (is a .tfindex beside the shard of another one?)")
+                raise self._damage(
+                    offset, f"{problem} (does a .tfindex beside the shard belong to another one?)"
+                )
             stored = int.from_bytes(data[-FOOTER:], "little")
             computed = masked_crc(payload)
             if computed != stored:
@@ -185,10 +194,10 @@ class File:
         return payload
 
     def map(self) -> mmap.mmap | None:
-        """The whole file, to be looked at now; None where it has become shorter.
+        """A map of the whole file for immediate use; None if the file has become shorter.
 
-        Touching what is no longer there kills the process (SIGBUS). The size is asked for each time, so only a file
-        that is cut while its map is being read is left, or a failing disk; see `loader`, where that is reported.
+        Reading a page that no longer exists kills the process (SIGBUS). The size is checked on each call, so this
+        happens only if the file is truncated while its map is being read, or the disk fails; `loader` reports it.
         """
         if os.fstat(self.fd).st_size < self.size:
             return None
@@ -197,14 +206,14 @@ class File:
         return self._map
 
     def prefetch(self, start: int, end: int) -> None:
-        """Let the system begin to read the bytes from ``start`` to ``end`` into its cache, unless they are there."""
+        """Start reading the bytes from ``start`` to ``end`` into the page cache, unless they are there."""
         if not hasattr(os, "posix_fadvise"):
             return  # macOS
-        # To look at one byte takes a quarter of the time that to advise does, and bytes come and go together.
-        with contextlib.suppress(OSError):  # it is not there, or this file system cannot tell
+        # Probing one byte takes a quarter of the time of the advice, and a record's pages come and go together.
+        with contextlib.suppress(OSError):  # not cached, or unsupported by this file system
             if os.preadv(self.fd, [bytearray(1)], end - 1, os.RWF_NOWAIT):
                 return
-        with contextlib.suppress(OSError):  # advice that is not taken costs time alone
+        with contextlib.suppress(OSError):  # it is only advice
             for piece in range(start, end, _ADVICE):
                 os.posix_fadvise(self.fd, piece, min(_ADVICE, end - piece), os.POSIX_FADV_WILLNEED)
 
@@ -219,18 +228,18 @@ class File:
                     while chunk := stream.read1(_CHUNK):
                         unpacked.write(chunk)
             except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                self.fault = f"expected a whole gzip stream, found: {error}"
+                self.gzip_error = f"expected a whole gzip stream, found: {error}"
             unpacked.flush()
             self.size = unpacked.tell()
             self.fd = os.dup(unpacked.fileno())
 
 
 def _walk(file: File) -> tuple[np.ndarray, list[str]]:
-    """Go from header to header; the records found and a message per damaged stretch."""
-    records, faults = [], []
+    """The records found by following the headers, and a message per damaged stretch."""
+    records, errors = [], []
     offset, size = 0, file.size
-    if size == 0 and not file.fault:
-        faults.append(f"{file.path} @ byte 0: expected records, found an empty file; {REMEDY}")
+    if size == 0 and not file.gzip_error:
+        errors.append(f"{file.path} @ byte 0: expected records, found an empty file; {REMEDY}")
     while offset < size:
         head = file.read(offset, HEADER)
         length = int.from_bytes(head[:8], "little")
@@ -247,24 +256,24 @@ def _walk(file: File) -> tuple[np.ndarray, list[str]]:
             problem = f"expected a record of {end - offset} bytes, found {size - offset} to the end"
         following = _resynchronise(file, offset + 1)
         lost = f"{following - offset} bytes without a readable record"
-        faults.append(f"{file.path} @ byte {offset}: {problem} ({lost}); {REMEDY}")
+        errors.append(f"{file.path} @ byte {offset}: {problem} ({lost}); {REMEDY}")
         offset = following
-    if file.fault:
-        faults.append(f"{file.path} @ byte {size}: {file.fault}; {REMEDY}")
-    return np.array(records, np.int64).reshape(-1, 2), faults
+    if file.gzip_error:
+        errors.append(f"{file.path} @ byte {size}: {file.gzip_error}; {REMEDY}")
+    return np.array(records, np.int64).reshape(-1, 2), errors
 
 
 def _resynchronise(file: File, start: int) -> int:
-    """Offset of the first whole record at or after ``start``, the file's size if there is none.
+    """Offset of the first whole record at or after ``start``; the file's size if there is none.
 
-    A stray match of the length's CRC with a length that fits is one chance in 2**60 per byte.
+    The probability of a false match, a length that fits and its CRC by chance, is 2**-60 per byte.
     """
     while start < file.size:
         chunk = file.read(start, _CHUNK)
         positions = max(len(chunk) - HEADER + 1, 0)
         lengths = np.ndarray(positions, "<u8", chunk, strides=(1,))
         room = np.maximum(file.size - FRAMING - start - np.arange(positions), 0).astype(np.uint64)
-        # A length of zero is passed over: stretches of zeros are common, empty records mean nothing.
+        # Ignore a length of zero: stretches of zeros are common, empty records are useless.
         for position in np.flatnonzero((lengths > 0) & (lengths <= room)).tolist():
             head = chunk[position : position + HEADER]
             if head == header(int.from_bytes(head[:8], "little")):
@@ -274,7 +283,7 @@ def _resynchronise(file: File, start: int) -> int:
 
 
 def _read_sidecar(file: File) -> np.ndarray | None:
-    """Index in a ``.tfindex`` of the `tfrecord` package or NVIDIA DALI, where it fits the shard."""
+    """Index from a ``.tfindex`` of the `tfrecord` package or NVIDIA DALI, if it fits the shard."""
     if file.gzip:
         return None
     for sidecar in (Path(file.path).with_suffix(".tfindex"), Path(file.path + ".tfindex")):
@@ -291,7 +300,7 @@ def _fits(records: np.ndarray, file: File) -> bool:
     offsets, sizes = records.T
     if not len(records) or offsets[0] != 0 or sizes.min() < FRAMING or offsets[-1] + sizes[-1] != file.size:
         return False
-    # An index made of a shard that was cut short covers it without a gap; its last header tells.
+    # The index of a truncated shard covers it without a gap, too, but the last header does not fit.
     last = file.read(int(offsets[-1]), HEADER) == header(int(sizes[-1]) - FRAMING)
     return last and bool((offsets[1:] == offsets[:-1] + sizes[:-1]).all())
 
@@ -314,9 +323,7 @@ def _read_cache(file: File) -> np.ndarray | None:
 def _write_cache(file: File, records: np.ndarray) -> None:
     body = records.astype("<i8").tobytes()
     target = _cache_file(file.path)
-    # Whole or not at all, and a cache that cannot be written only costs time.
-    with contextlib.suppress(OSError):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{target.name}.{os.getpid()}")
-        partial.write_bytes(_CACHE_HEADER.pack(_CACHE_MAGIC, *file.stamp, google_crc32c.value(body)) + body)
-        partial.replace(target)
+    # A cache that cannot be written only costs time.
+    with contextlib.suppress(WriteError):
+        content = _CACHE_HEADER.pack(_CACHE_MAGIC, *file.stamp, google_crc32c.value(body)) + body
+        write_bytes(target, content)

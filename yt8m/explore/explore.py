@@ -43,7 +43,8 @@ def explore(config: dict[str, Any]) -> Path:
 
     torch.set_num_threads(1)  # leave the other cores to the readers
     datamodule = build(config["dataset"], "dataset", trusted=config["trusted_packages"], seed=config["seed"])
-    names = datamodule.classes()  # the embedded sample is written on first use
+    datamodule.prepare_data()  # the sample is written on first use
+    names = datamodule.classes()
     classes = names or [ClassInfo.unnamed(number) for number in range(datamodule.num_classes)]
     video = None if config["video"] is None else str(config["video"])  # an id may look like a number
     loader = open_partition(datamodule, config["partition"], config["limit_videos"])
@@ -54,6 +55,7 @@ def explore(config: dict[str, Any]) -> Path:
             config["top_classes"],
             config["seed"],
             Console(stderr=True),
+            datamodule.quantization,
         )
     finally:
         loader.close()

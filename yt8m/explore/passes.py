@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.datamodule import YT8MDataModule
 from yt8m.datamodules.loader import Loader
+from yt8m.datamodules.quantization import RANGE
 from yt8m.datamodules.sampler import BatchSampler
 from yt8m.errors import ConfigError
 from yt8m.explore.statistics import ClassScores, Overview
@@ -52,7 +53,12 @@ def open_partition(datamodule: YT8MDataModule, partition: str, limit: int | None
 
 
 def two_passes(
-    loader: Loader, video: str | None, top_classes: int, seed: int, console: Console
+    loader: Loader,
+    video: str | None,
+    top_classes: int,
+    seed: int,
+    console: Console,
+    quantization: tuple[float, float] = RANGE,
 ) -> tuple[Overview, ClassScores | None, int]:
     """Run both passes, each with a progress bar; also return the number of skipped records.
 
@@ -69,7 +75,13 @@ def two_passes(
     """
     dataset = loader.dataset
     overview = Overview(
-        dataset.num_classes, dataset.feature_size, dataset.level, dataset.max_frames, video, seed
+        dataset.num_classes,
+        dataset.feature_size,
+        dataset.level,
+        dataset.max_frames,
+        video,
+        seed,
+        quantization,
     )
     skipped = _pass(loader, overview.add, "counting", console)
     if not overview.videos:
@@ -86,7 +98,7 @@ def two_passes(
     if overview.label_counts.any():
         scores = ClassScores(overview, overview.top(top_classes), dataset.features)
         _pass(loader, scores.add, "comparing classes", console)
-    return overview, scores, skipped + len(dataset.faults)
+    return overview, scores, skipped + len(dataset.errors)
 
 
 def _pass(loader: Loader, add: Callable[[Batch], None], title: str, console: Console) -> int:
@@ -97,7 +109,7 @@ def _pass(loader: Loader, add: Callable[[Batch], None], title: str, console: Con
         task = progress.add_task(title, total=loader.batch_sampler.num_records)
         for batch in loader:
             add(batch)
-            skipped += len(batch.faults)
-            progress.advance(task, len(batch) + len(batch.faults))
+            skipped += len(batch.errors)
+            progress.advance(task, len(batch) + len(batch.errors))
         progress.update(task, completed=loader.batch_sampler.num_records)
     return skipped

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter
 
-from yt8m.explore.statistics import EDGES, Video, dequantize
+from yt8m.explore.statistics import EDGES, Video
 
 BLUE, RED = "C0", "C5"
 GREY = "#8A8A8A"
@@ -153,7 +153,7 @@ def cooccurrence(names: Sequence[str], conditional: np.ndarray) -> Figure:
 
 def video_over_time(video: Video, columns: slice) -> Figure:
     """Values of one feature over time, their first difference, and the mean size of the difference."""
-    values = dequantize(video.frames[:, columns]).T  # [D, T]
+    values = video.values()[:, columns].T  # [D, T]
     figure = new_figure(6.4 if values.shape[1] > 1 else 3.0)
     heights = [2, 2, 1] if values.shape[1] > 1 else [1]
     panels = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]

@@ -8,18 +8,14 @@ import numpy as np
 import torch
 
 from yt8m.datamodules.batch import Batch
+from yt8m.datamodules.quantization import RANGE, dequantize
 
 SAMPLE = 2000  # videos kept for the projection
 # Bin edges of the score histograms, in standard deviations; the outer bins also count what is beyond.
 EDGES = np.linspace(-4, 12, 161)
 
 
-def dequantize(values: np.ndarray) -> np.ndarray:
-    """float32 values of uint8 features, from -2 to 2 (YouTube-8M's reference reader)."""
-    return values.astype(np.float32) * np.float32(4 / 255) + np.float32(4 / 512 - 2)
-
-
-def video_vectors(batch: Batch, level: str) -> np.ndarray:
+def video_vectors(batch: Batch, level: str, quantization: tuple[float, float]) -> np.ndarray:
     """One vector per row of the batch: the mean of its dequantized frames; at video level, its features.
 
     float32 [B, D]. May share memory with the batch.
@@ -27,18 +23,27 @@ def video_vectors(batch: Batch, level: str) -> np.ndarray:
     if level == "video":
         return batch.features.numpy()
     # Summing integers, video by video, is three times as fast as converting every frame to floats.
+    quantized = batch.features.dtype == torch.uint8
+    dtype = torch.int32 if quantized else torch.float32
     videos = torch.split(batch.features, batch.num_frames.tolist())
-    sums = [frames.sum(0, dtype=torch.int32) for frames in videos]
-    return dequantize(torch.stack(sums).numpy() / batch.num_frames.numpy()[:, None])
+    sums = [frames.sum(0, dtype=dtype) for frames in videos]
+    means = torch.stack(sums) / batch.num_frames[:, None]
+    return (dequantize(means, quantization) if quantized else means).numpy()
 
 
 @dataclass
 class Video:
-    """One video's features as stored, uint8 [T, D], and its classes."""
+    """One video's features as stored, uint8 or float32 [T, D], its classes, and the (min, max) of uint8 features."""
 
     id: str
     frames: np.ndarray
     classes: list[int]
+    quantization: tuple[float, float] = RANGE
+
+    def values(self) -> np.ndarray:
+        """The features as the network sees them, float32 [T, D]."""
+        frames = torch.from_numpy(self.frames)
+        return (dequantize(frames, self.quantization) if frames.dtype == torch.uint8 else frames).numpy()
 
 
 class Sample:
@@ -81,6 +86,7 @@ class Overview:
         max_frames: upper bound of the frames of a video.
         video: id of the video whose frames are kept; None for the first.
         seed: of the sample.
+        quantization: (min, max) of features stored as uint8.
     """
 
     def __init__(
@@ -91,8 +97,10 @@ class Overview:
         max_frames: int,
         video: str | None = None,
         seed: int = 0,
+        quantization: tuple[float, float] = RANGE,
     ):
         self.level = level
+        self.quantization = quantization
         self.videos = 0
         self.labelled = 0  # videos with known labels, even if they have none
         self.label_counts = np.zeros(num_classes, np.int64)  # [C]
@@ -108,7 +116,7 @@ class Overview:
         """Count a batch. Keeps none of its memory."""
         if not len(batch):
             return
-        vectors = video_vectors(batch, self.level)
+        vectors = video_vectors(batch, self.level, self.quantization)
         classes: list[list[int]] = [[] for _ in range(len(batch))]
         if batch.label_index is not None:
             rows, columns = batch.label_index.numpy().T
@@ -155,7 +163,7 @@ class Overview:
         row = 0 if self._wanted is None else batch.ids.index(self._wanted)
         end = int(batch.num_frames[: row + 1].sum())
         frames = batch.features[end - int(batch.num_frames[row]) : end].numpy().copy()
-        self.video = Video(batch.ids[row], frames, classes[row])
+        self.video = Video(batch.ids[row], frames, classes[row], self.quantization)
 
 
 class Half:
@@ -203,7 +211,7 @@ class ClassScores:
         self.histograms = np.zeros(
             (len(features), len(classes), 2, len(EDGES) - 1), np.int64
         )  # without, with
-        self._level, self._seen = overview.level, 0
+        self._level, self._quantization, self._seen = overview.level, overview.quantization, 0
         self._place = np.full(len(overview.label_counts), -1)
         self._place[classes] = np.arange(len(classes))
         present, absent = overview.class_means(classes)
@@ -231,7 +239,7 @@ class ClassScores:
         first = 1 - self._seen % 2
         self._seen += len(batch)
         member = member[first::2]
-        vectors = video_vectors(batch, self._level)[first::2]
+        vectors = video_vectors(batch, self._level, self._quantization)[first::2]
         scores = (vectors @ self._directions - self._center) / self._scale
         bins = np.clip(np.searchsorted(EDGES, scores, "right") - 1, 0, len(EDGES) - 2)
         bins = bins.reshape(len(member), -1, len(self.classes))  # [B, F, K]

@@ -1,6 +1,7 @@
 """Several classifiers that predict as one."""
 
-from typing import Any
+from pathlib import Path
+from typing import cast
 
 import pytorch_lightning as pl
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from yt8m.datamodules.batch import Batch
 from yt8m.errors import ConfigError
-from yt8m.module import VideoClassifier
+from yt8m.module import Inputs, VideoClassifier
 
 
 class Ensemble(pl.LightningModule):
@@ -25,22 +26,32 @@ class Ensemble(pl.LightningModule):
 
     @property
     def first(self) -> VideoClassifier:
-        return self.classifiers[0]
+        return cast(VideoClassifier, self.classifiers[0])
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """Probabilities, float32 `[B, C]`; None for an empty batch."""
         if not len(batch):
             return None
-        inputs: dict[Any, Any] = {}  # dequantized once for all classifiers that read the same
+        inputs: dict[tuple[str, str], Inputs] = {}  # computed once for all classifiers that convert alike
         scores = None
-        for classifier, weight in zip(self.classifiers, self.weights, strict=True):
-            options = classifier.hparams
-            key = (classifier.needs_frames, classifier.needs_video, options.normalize, options.pad_to)
+        classifiers = cast(list[VideoClassifier], [*self.classifiers])
+        for classifier, weight in zip(classifiers, self.weights, strict=True):
+            key = _conversion(classifier)
             if key not in inputs:
-                inputs[key] = classifier.inputs(batch)
+                alike = [one for one in classifiers if _conversion(one) == key]
+                inputs[key] = classifier.inputs(
+                    batch,
+                    video=any(one.needs_video for one in alike),
+                    frames=any(one.needs_frames for one in alike),
+                )
             share = weight * classifier(*inputs[key]).float().sigmoid()
             scores = share if scores is None else scores + share
         return scores
+
+
+def _conversion(classifier: VideoClassifier) -> tuple[str, str]:
+    """What a classifier's inputs depend on, besides what `check_same_task` compares."""
+    return classifier.hparams.normalize, classifier.hparams.pad_to
 
 
 def normalized_weights(weights: list[float] | None, count: int) -> list[float]:
@@ -51,14 +62,14 @@ def normalized_weights(weights: list[float] | None, count: int) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-def check_same_task(classifier: VideoClassifier, first: VideoClassifier, path: str, first_path: str) -> None:
+def check_same_task(classifier: VideoClassifier, first: VideoClassifier, path: Path, first_path: str) -> None:
     """Raise ConfigError unless two checkpoints read the same input and mean the same by a class.
 
     Args:
         classifier, first: the classifiers.
         path, first_path: their checkpoints, for the message.
     """
-    for key in ("num_classes", "target", "level", "feature_sizes", "max_frames"):
+    for key in ("num_classes", "target", "level", "feature_sizes", "max_frames", "quantization"):
         expected, found = first.hparams[key], classifier.hparams[key]
         # The order of the features is the order of their columns.
         if expected != found or (key == "feature_sizes" and list(expected) != list(found)):

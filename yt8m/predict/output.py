@@ -133,6 +133,8 @@ def _gather(own: Predictions | None, trainer: pl.Trainer) -> list[Predictions | 
     """All ranks' predictions by rank, on rank 0; an empty list on the others."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return [own]
-    of_ranks = [None] * trainer.world_size if trainer.is_global_zero else None
+    of_ranks: list[Predictions | None] | None = (
+        [None] * trainer.world_size if trainer.is_global_zero else None
+    )
     distributed.gather_object(own, of_ranks)
     return of_ranks or []

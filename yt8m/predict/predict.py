@@ -28,11 +28,11 @@ def predict(config: dict[str, Any]) -> None:
     if not output.parent.is_dir():
         raise ConfigError(f"output: expected a folder at {output.parent}, found none; make it, or set output")
     folder, trusted = Path(config["output_dir"]), config["trusted_packages"]
-    restored = [restore(path, folder, config["dataset"], trusted) for path in paths]
+    dataset = config["dataset"] | {"predict_partition": config["split"]}
+    restored = [restore(path, folder, dataset, trusted) for path in paths]
     _, first, datamodule = restored[0]
     for path, classifier, _ in restored[1:]:
         check_same_task(classifier, first, path, paths[0])
-    datamodule.predicted = config["split"]
 
     make, only = WRITERS[config["format"]], None
     if first.hparams.level == "segment" and config["format"] == "csv":

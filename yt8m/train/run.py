@@ -57,6 +57,8 @@ def _train(config: dict[str, Any]) -> float:
     pl.seed_everything(config["seed"], verbose=False)
 
     datamodule = build(config["dataset"], "dataset", trusted=config["trusted_packages"], seed=config["seed"])
+    datamodule.prepare_data()  # the sample is written on first use
+    datamodule.setup("fit")  # a mistake in the data is reported before the network is built
     classifier = VideoClassifier(
         model=config["model"],
         feature_sizes=datamodule.features,
@@ -66,6 +68,7 @@ def _train(config: dict[str, Any]) -> float:
         scheduler=config["scheduler"] or None,
         gradient_clip=config["gradient_clip"],
         normalize=config["normalize"],
+        quantization=list(datamodule.quantization),
         level=datamodule.level,
         max_frames=datamodule.max_row_frames(),
         pad_to=datamodule.pad_to,
@@ -113,7 +116,7 @@ def _train(config: dict[str, Any]) -> float:
         trainer.test(classifier, datamodule, ckpt_path=path or None, weights_only=True, verbose=False)
         metrics |= {key: float(value) for key, value in trainer.callback_metrics.items()}
 
-    skipped = datamodule.skipped()
+    skipped, slow_records = datamodule.skipped(), datamodule.slow_records()
     if trainer.is_global_zero:
         record = earlier | {
             **{key: metrics[key] for key in sorted(metrics) if key != "train/loss_step"},
@@ -130,6 +133,7 @@ def _train(config: dict[str, Any]) -> float:
             **stats.summary(),
             "skipped_records": sum(skipped.values()),
             "skipped": skipped,
+            "slow_records": slow_records,
             **provenance(),
         }
         write_json(folder / "metrics.json", record)
@@ -164,7 +168,7 @@ def _log_setup(loggers: list[Any], config: dict[str, Any], classifier: VideoClas
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""What `yt8m.verify` does with the shards: one report per shard, made in parallel, and their sum."""
+"""Reads shards from end to end: one report per shard, in parallel, and their sum."""
 
 import contextlib
 import gzip
@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from yt8m.datamodules.dataset import Batch, ShardDataset
+from yt8m.datamodules.batch import Batch
+from yt8m.datamodules.dataset import ShardDataset
 from yt8m.datamodules.shards import Shards
 from yt8m.datamodules.tfrecord import framed, scan
 from yt8m.errors import DataError
+from yt8m.files import replacing
 
-MESSAGES = (
-    20  # kept of a shard's faults, which are as many as its records where the configuration does not fit
-)
-ALL_FRAMES = 1 << 20  # more than any video has: lengths are counted as they are stored
+MESSAGES = 20  # kept per shard: with a wrong configuration, every record is an error
+ALL_FRAMES = 1 << 20  # more than any video has: lengths are counted as stored
 
 _BATCH_BYTES = 4 << 20  # read at a time, so that a batch stays in the processor's cache
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -32,17 +32,17 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 @dataclass
 class ShardReport:
-    """What one shard holds.
+    """Contents of one shard.
 
     ``rows`` are videos, or segments at segment level. ``ids`` has a 64-bit hash of each row's id in order, int64
-    [rows]; ``labels`` the rows per class, int64 [C], or None where there are no labels; ``frames`` the rows by
-    number of frames, int64; ``low`` and ``high`` the extremes of each feature, in configured order.
+    [rows]; ``labels`` the rows per class, int64 [C], or None without labels; ``frames`` the rows by number of frames,
+    int64; ``low`` and ``high`` the extremes of each feature, in configured order.
     """
 
     path: str
     bytes: int = 0
     rows: int = 0
-    faults: int = 0
+    errors: int = 0
     messages: list[str] = field(default_factory=list)
     ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     labels: np.ndarray | None = None
@@ -55,15 +55,15 @@ class ShardReport:
 
 @dataclass
 class Summary:
-    """Sum over shards; memory is 8 bytes per row, for the ids' hashes, and constant but for that.
+    """Sum over shards; takes 8 bytes of memory per row, for the hashes of the ids, and otherwise a constant amount.
 
-    ``damaged`` keeps the reports of damaged shards without their ids, ``shards`` (path, rows) of all.
+    ``damaged`` has the reports of damaged shards without their ids, ``shards`` (path, rows) of all.
     """
 
     shards: list[tuple[str, int]] = field(default_factory=list)
     bytes: int = 0
     rows: int = 0
-    faults: int = 0
+    errors: int = 0
     ids: list[np.ndarray] = field(default_factory=list)
     labels: np.ndarray | None = None
     frames: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -76,18 +76,18 @@ class Summary:
         self.ids.append(report.ids)
         self.bytes += report.bytes
         self.rows += report.rows
-        self.faults += report.faults
+        self.errors += report.errors
         self.frames = _sum(self.frames, report.frames)
         if report.labels is not None:
             self.labels = report.labels if self.labels is None else self.labels + report.labels
         if report.low:
             self.low = [min(pair) for pair in zip(self.low or report.low, report.low, strict=True)]
             self.high = [max(pair) for pair in zip(self.high or report.high, report.high, strict=True)]
-        if report.faults:
+        if report.errors:
             self.damaged.append(replace(report, ids=report.ids[:0]))
 
-    def figures(self, features: Iterable[str]) -> dict[str, Any]:
-        """All of it as JSON takes it."""
+    def as_json(self, features: Iterable[str]) -> dict[str, Any]:
+        """Everything as a JSON object."""
         labels = None
         if self.labels is not None:
             seen = np.flatnonzero(self.labels).tolist()
@@ -106,11 +106,11 @@ class Summary:
                 for name, low, high in zip(features, self.low, self.high, strict=False)
             },
             "damaged_shards": len(self.damaged),
-            "damaged_places": self.faults,
+            "damaged_places": self.errors,
             "damaged": [
                 {
                     "path": report.path,
-                    "places": report.faults,
+                    "places": report.errors,
                     "messages": report.messages,
                     "repaired": report.repaired,
                     "records_kept": report.kept,
@@ -121,21 +121,21 @@ class Summary:
 
 
 def check_shards(
-    paths: Sequence[str | os.PathLike], options: dict[str, Any], repair: Path | None, jobs: int
+    paths: Sequence[str | os.PathLike[str]], options: dict[str, Any], repair: Path | None, jobs: int
 ) -> Iterator[ShardReport]:
     """Reports of the shards in order, from ``jobs`` processes that read one shard each at a time.
 
     Args:
         paths: the shards.
-        options: `features`, `num_classes`, `level` and `id_key` as `ShardDataset` takes them.
-        repair: folder for new shards of the good records of damaged ones, or None.
-        jobs: processes, forked, so that they hash ids alike.
+        options: `features`, `num_classes`, `level`, `id_key`, and `dtype`, as `ShardDataset` takes them.
+        repair: folder for new shards with the good records of damaged ones, or None.
+        jobs: processes; forked, so that all of them hash ids the same way.
 
     Raises:
         BrokenProcessPool: a process was killed.
     """
     pool = ProcessPoolExecutor(min(jobs, len(paths)), get_context("fork"), initializer=_start_worker)
-    # Submitted, and so forked, before the caller starts threads of its own.
+    # Submitted, and therefore forked, before the caller starts threads of its own.
     reports = pool.map(partial(check_shard, options=options, repair=repair), map(os.fspath, paths))
 
     def ending_the_pool() -> Iterator[ShardReport]:
@@ -147,8 +147,8 @@ def check_shards(
     return ending_the_pool()
 
 
-def check_options(path: str | os.PathLike, options: dict[str, Any]) -> None:
-    """Raise ConfigError for options that `ShardDataset` refuses, whatever the shard at ``path`` holds."""
+def check_options(path: str | os.PathLike[str], options: dict[str, Any]) -> None:
+    """Raise ConfigError for options that `ShardDataset` rejects, whatever is in the shard at ``path``."""
     with contextlib.suppress(DataError):
         _open(os.fspath(path), options)
 
@@ -161,36 +161,37 @@ def check_shard(path: str, options: dict[str, Any], repair: Path | None = None) 
         dataset = _open(path, options)
     except DataError as error:  # not one record
         with contextlib.suppress(DataError):
-            _note(report, scan(path).faults)
-        if not report.faults:
-            _note(report, [str(error)])
+            _record_errors(report, scan(path).errors)
+        if not report.errors:
+            _record_errors(report, [str(error)])
         return report
     except OSError as error:
-        _note(report, [f"{path} @ byte 0: expected a readable shard, found: {error.strerror}"])
+        _record_errors(report, [f"{path} @ byte 0: expected a readable shard, found: {error.strerror}"])
         return report
-    _note(report, dataset.faults)
-    ids, bad = [], set()
+    _record_errors(report, dataset.errors)
+    ids: list[np.ndarray] = []
+    bad: set[int] = set()
     for batch in _batches(dataset, report.bytes):
-        _note(report, batch.faults)
-        bad.update(map(_offset, batch.faults))
+        _record_errors(report, batch.errors)
+        bad.update(map(_offset, batch.errors))
         ids.append(hash_ids(batch.ids))
         _count(report, dataset, batch)
     report.ids = np.concatenate(ids)
-    if report.faults and repair:
+    if report.errors and repair:
         _repair(report, bad, repair)
     return report
 
 
 def hash_ids(ids: Sequence[str]) -> np.ndarray:
-    """64-bit hashes, int64 [len(ids)]: of 6 million ids two are alike by chance once in a million datasets.
+    """64-bit hashes, int64 [len(ids)]: two of 6 million ids collide once in a million datasets.
 
-    Python's own, which differ between runs, but not between a process and those that it forks.
+    Python's own hashes, which differ between runs, but not between a process and the ones it forks.
     """
     return np.fromiter(map(hash, ids), np.int64, len(ids))
 
 
 def repeated(hashes: np.ndarray) -> tuple[int, np.ndarray]:
-    """How many distinct hashes there are, and those that come more than once, int64, rising."""
+    """The number of unique hashes, and those that occur more than once, int64, ascending."""
     ordered = np.sort(hashes)
     again = ordered[1:][ordered[1:] == ordered[:-1]]
     return len(ordered) - len(again), np.unique(again)
@@ -199,7 +200,7 @@ def repeated(hashes: np.ndarray) -> tuple[int, np.ndarray]:
 def name_repeated(
     summaries: Sequence[Summary], hashes: np.ndarray, options: dict[str, Any]
 ) -> dict[str, list[str]]:
-    """Ids of `hashes` and the shards that hold each, by reading those shards again."""
+    """Ids of `hashes` and the shards that contain each, found by reading those shards again."""
     shards = [shard for summary in summaries for shard in summary.shards]
     found: dict[str, list[str]] = {}
     every = [part for summary in summaries for part in summary.ids]
@@ -217,7 +218,7 @@ def _open(path: str, options: dict[str, Any]) -> ShardDataset:
 
 
 def _batches(dataset: ShardDataset, size: int) -> Iterator[Batch]:
-    """All records in order; each batch's features live in the buffer of the one before."""
+    """All records in order; each batch's features overwrite those of the previous one."""
     records = min(max(_BATCH_BYTES * len(dataset) // size, 1), len(dataset))
     for begin in range(0, len(dataset), records):
         numbers = range(begin, min(begin + records, len(dataset)))
@@ -227,7 +228,7 @@ def _batches(dataset: ShardDataset, size: int) -> Iterator[Batch]:
 
 @lru_cache(maxsize=2)
 def _buffer(rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
-    """The same memory each time, also for the next shard: that of a new tensor costs a page fault every 4 KiB."""
+    """The same memory each time, also for the next shard: a new tensor costs a page fault every 4 KiB."""
     return torch.empty(rows, columns, dtype=dtype)
 
 
@@ -236,7 +237,7 @@ def _count(report: ShardReport, dataset: ShardDataset, batch: Batch) -> None:
     if not len(batch):
         return
     report.frames = _sum(report.frames, np.bincount(batch.num_frames.numpy()))
-    # Training calls a rated class a label; a segment that was rated and found without it has the class too.
+    # Segments: count every rated class, also where the rating is negative.
     pairs = batch.label_mask if batch.label_mask is not None else batch.label_index
     if pairs is not None:
         counts = np.bincount(pairs[:, 1].numpy(), minlength=dataset.num_classes)
@@ -248,45 +249,40 @@ def _count(report: ShardReport, dataset: ShardDataset, batch: Batch) -> None:
     for place, size in enumerate(dataset.features.values()):
         begin, end = end, end + size
         if values.dtype == np.uint8 and (report.low[place], report.high[place]) == (0, 255):
-            continue  # nothing can lie beyond
+            continue  # already the full range
         part = values[:, begin:end]
         report.low[place] = min(report.low[place], np.minimum.reduce(part).min().item())
         report.high[place] = max(report.high[place], np.maximum.reduce(part).max().item())
 
 
 def _repair(report: ShardReport, bad: set[int], folder: Path) -> None:
-    """Write the records of a shard that are not at the offsets `bad`, framing and all, in order."""
+    """Write the records of a shard that are not at the offsets `bad`, in order."""
     found = scan(report.path)
     shards = Shards([found])
     places = [place for place in shards.locate(range(len(shards))) if place.offset not in bad]
     if not places:
         return
     target = folder / Path(report.path).name
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     with open(report.path, "rb") as file:
         opener = gzip.open if file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC else open
-    try:
-        with opener(part, "wb") as file:
-            for place in places:
-                file.write(framed(shards.record(place)))
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(target) as part, opener(part, "wb") as file:
+        for place in places:
+            file.write(framed(shards.record(place)))
     report.repaired, report.kept = str(target), len(places)
 
 
-def _note(report: ShardReport, faults: Sequence[str]) -> None:
-    report.faults += len(faults)
-    report.messages += faults[: MESSAGES - len(report.messages)]
+def _record_errors(report: ShardReport, errors: Sequence[str]) -> None:
+    report.errors += len(errors)
+    report.messages += errors[: MESSAGES - len(report.messages)]
 
 
-def _offset(fault: str) -> int:
-    """Offset of the record that a fault of a batch names after its path."""
-    return int(re.search(r" @ byte (\d+): ", fault)[1])
+def _offset(error: str) -> int:
+    """Offset of the record in an error message of a batch."""
+    return int(re.search(r" @ byte (\d+): ", error)[1])
 
 
 def _sum(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Sum of two histograms, the shorter of which ends in zeros."""
+    """Sum of two histograms of different lengths."""
     total = np.zeros(max(len(one), len(other)), np.int64)
     total[: len(one)] += one
     total[: len(other)] += other

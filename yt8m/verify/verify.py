@@ -1,4 +1,4 @@
-"""Check every record of a dataset, print what is there and what is damaged."""
+"""Check every record of a dataset, print a summary and everything that is damaged."""
 
 import os
 import time
@@ -21,12 +21,12 @@ from yt8m.files import write_json
 from yt8m.metric_table import PARTITIONS
 from yt8m.verify.check import Summary, check_options, check_shards, name_repeated, repeated
 
-NAMED = 10  # ids that come more than once and are named; all are counted
+NAMED = 10  # of the ids that occur more than once, this many are named; all are counted
 BINS = 10  # of the printed histogram of lengths; the JSON file has every length
 
 
 def verify(config: dict[str, Any]) -> None:
-    """Read all records of the partitions; print what is there, and each damaged place.
+    """Read all records of the partitions; print a summary and each damaged place.
 
     Args:
         config: as in `conf/verify.yaml`.
@@ -34,14 +34,14 @@ def verify(config: dict[str, Any]) -> None:
     Raises:
         DataError: something is damaged.
         ConfigError: an argument is wrong, or a file would be overwritten.
-        OSError, WriteError: the disk of `repair` or `json` is full, or cannot be written.
+        WriteError: `repair` or `json` cannot be written.
         ReaderError: a reading process was killed.
     """
-    jobs, json_file, repair = check(config)
+    jobs, json_file, repair = parse_arguments(config)
 
     datamodule = build(config["dataset"], "dataset", trusted=config["trusted_packages"], seed=0)
     if not datamodule.root.exists():
-        datamodule.prepare_data()  # the embedded sample is written on first use; what is there stays as it is
+        datamodule.prepare_data()  # writes the embedded sample on first use; existing files are not touched
     names = PARTITIONS if config["partition"] == "all" else (config["partition"],)
     shards = {name: datamodule.shards(name) for name in names if datamodule.globs[name] or len(names) == 1}
     if not shards:
@@ -53,11 +53,12 @@ def verify(config: dict[str, Any]) -> None:
         "num_classes": datamodule.num_classes,
         "level": datamodule.level,
         "id_key": datamodule.id_key,
+        "dtype": datamodule.dtype,
     }
     paths = [path for part in shards.values() for path in part]
     check_options(paths[0], options)
     if repair:
-        check_repair(repair, paths, config["overwrite"])
+        prepare_repair(repair, paths, config["overwrite"])
     started = time.perf_counter()
     try:
         summaries = read_all(shards, options, repair, jobs)
@@ -66,7 +67,7 @@ def verify(config: dict[str, Any]) -> None:
     seconds = time.perf_counter() - started
 
     unique, hashes = repeated(np.concatenate([part for s in summaries.values() for part in s.ids]))
-    figures = {
+    results = {
         "ok": not any(summary.damaged for summary in summaries.values()),
         "root": str(datamodule.root),
         "level": datamodule.level,
@@ -76,36 +77,36 @@ def verify(config: dict[str, Any]) -> None:
         "unique_ids": unique,
         "repeated_ids": len(hashes),
         "repeated_ids_named": name_repeated(list(summaries.values()), hashes[:NAMED], options),
-        "partitions": {name: s.figures(datamodule.features) for name, s in summaries.items()},
+        "partitions": {name: s.as_json(datamodule.features) for name, s in summaries.items()},
     }
-    print_figures(figures)
-    print_damage(figures)
+    print_results(results)
+    print_damage(results)
     if json_file:
-        write_json(json_file, figures)
-    if not figures["ok"]:
-        raise DataError("damage was found; repair=FOLDER copies the good records to new shards")
+        write_json(json_file, results)
+    if not results["ok"]:
+        raise DataError("found damage; repair=FOLDER copies the good records to new shards")
 
 
-def check(config: dict[str, Any]) -> tuple[int, Path | None, Path | None]:
-    """The number of processes, the JSON file and the folder for repaired shards; ConfigError for a wrong one."""
+def parse_arguments(config: dict[str, Any]) -> tuple[int, Path | None, Path | None]:
+    """The number of processes, the JSON file, and the folder for repaired shards. Raises ConfigError."""
     paths = {}
     for key in ("json", "repair"):
         paths[key] = Path(config[key]).expanduser() if config[key] else None
     if (file := paths["json"]) is not None:
         if file.is_dir() or not file.absolute().parent.is_dir():
-            raise ConfigError(f"json: expected a file in a folder that is there, found {file}")
+            raise ConfigError(f"json: expected a file in an existing folder, found {file}")
         if file.exists() and not config["overwrite"]:
-            raise ConfigError(f"json: {file} is there already; choose another file, or set overwrite=true")
+            raise ConfigError(f"json: {file} exists; choose another file, or set overwrite=true")
     return config["jobs"] or available_cpus(), paths["json"], paths["repair"]
 
 
 def available_cpus() -> int:
-    """Processors that this process may run on; where the system cannot tell, as on macOS, all there are."""
+    """Processors available to this process; all of them on systems without CPU affinity, such as macOS."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def check_repair(folder: Path, shards: list[Path], overwrite: bool) -> None:
-    """Make the folder; ConfigError where repaired shards would come to lie among the data or on other files."""
+def prepare_repair(folder: Path, shards: list[Path], overwrite: bool) -> None:
+    """Create the folder. Raises ConfigError if repaired shards would end up among the data or overwrite files."""
     names: dict[str, Path] = {}
     for shard in shards:
         for source in {shard.absolute().parent, shard.resolve().parent}:
@@ -120,7 +121,7 @@ def check_repair(folder: Path, shards: list[Path], overwrite: bool) -> None:
         names[shard.name] = shard
         if (folder / shard.name).exists() and not overwrite:
             raise ConfigError(
-                f"repair: {folder / shard.name} is there already; choose another folder, or set overwrite=true"
+                f"repair: {folder / shard.name} exists; choose another folder, or set overwrite=true"
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -160,10 +161,10 @@ def read_all(
     return summaries
 
 
-def print_figures(figures: dict[str, Any]) -> None:
-    """The partitions side by side, their lengths, and how fast it was."""
-    parts = figures["partitions"]
-    rows = "segments" if figures["level"] == "segment" else "videos"
+def print_results(results: dict[str, Any]) -> None:
+    """Print the partitions side by side, and the reading speed."""
+    parts = results["partitions"]
+    rows = "segments" if results["level"] == "segment" else "videos"
     table = Table("", *(Column(name, justify="right") for name in parts), box=None, pad_edge=False)
 
     def add(title: str, text: Callable[[dict[str, Any]], str]) -> None:
@@ -179,9 +180,9 @@ def print_figures(figures: dict[str, Any]) -> None:
     add(rows, lambda part: f"{part['rows']:,}")
     add("unique ids", lambda part: f"{part['unique_ids']:,}")
     add("labels", of_labels("{total:,}"))
-    add(f"classes seen, of {figures['num_classes']:,}", of_labels("{classes:,}"))
+    add(f"classes seen, of {results['num_classes']:,}", of_labels("{classes:,}"))
     add("lowest and highest label", of_labels("{min} … {max}"))
-    if figures["level"] != "video":
+    if results["level"] != "video":
         for low, high in bins([int(n) for part in parts.values() for n in part["frames"]]):
             add(
                 f"{rows} by frames: {low}–{high}" if high > low else f"{rows} by frames: {low}",
@@ -194,12 +195,12 @@ def print_figures(figures: dict[str, Any]) -> None:
     console = Console()
     console.print(table)
     size = sum(part["bytes"] for part in parts.values())
-    speed = f"{figures['gigabytes_per_second']:.2f} GB/s"
-    console.print(f"{decimal(size)} in {figures['seconds']:.1f} s: {speed}", highlight=False)
+    speed = f"{results['gigabytes_per_second']:.2f} GB/s"
+    console.print(f"{decimal(size)} in {results['seconds']:.1f} s: {speed}", highlight=False)
 
 
 def bins(lengths: list[int]) -> list[tuple[int, int]]:
-    """At most `BINS` ranges of equal width, both ends included, over the lengths that occur."""
+    """At most `BINS` ranges of equal width, both ends included, that cover the lengths."""
     if not lengths:
         return []
     first, last = min(lengths), max(lengths)
@@ -211,9 +212,9 @@ def range_of(extremes: dict[str, float] | None) -> str:
     return f"{extremes['min']:g} … {extremes['max']:g}" if extremes else "none"
 
 
-def print_damage(figures: dict[str, Any]) -> None:
-    """A line for each damaged place, each repaired shard, and the first of the ids that come more than once."""
-    for part in figures["partitions"].values():
+def print_damage(results: dict[str, Any]) -> None:
+    """Print a line per damaged place, per repaired shard, and for the first ids that occur more than once."""
+    for part in results["partitions"].values():
         for shard in part["damaged"]:
             for message in shard["messages"]:
                 print(f"damaged: {message}")
@@ -221,9 +222,9 @@ def print_damage(figures: dict[str, Any]) -> None:
                 print(f"damaged: {shard['path']}: {shard['places'] - len(shard['messages']):,} more places")
             if shard["repaired"]:
                 print(f"repaired: {shard['repaired']}: {shard['records_kept']:,} good records")
-    for name, shards in figures["repeated_ids_named"].items():
-        print(f"id {name} comes {len(shards)} times: {', '.join(dict.fromkeys(shards))}")
-    if figures["repeated_ids"] > len(figures["repeated_ids_named"]):
-        print(f"{figures['repeated_ids']:,} ids in all come more than once")
-    if figures["ok"]:
+    for name, shards in results["repeated_ids_named"].items():
+        print(f"id {name} occurs {len(shards)} times: {', '.join(dict.fromkeys(shards))}")
+    if results["repeated_ids"] > len(results["repeated_ids_named"]):
+        print(f"{results['repeated_ids']:,} ids in total occur more than once")
+    if results["ok"]:
         print("all good")

@@ -1,116 +1,201 @@
-"""Frame-level records read a batch at a time.
+"""Frame-level records, a batch at a time.
 
-What there is once in a record, its framing and its context, is read for all records of the batch together. Its
-frames are copied while they are in the processor's cache, right after their CRC.
+Framing and context occur once per record and are checked for all records of the batch together. Frames are copied
+right after their CRC was computed, while they are in the processor's cache.
 """
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
 
+from yt8m.datamodules.parse.fast import CarefulRead, FastRows, sound
 from yt8m.datamodules.parse.layouts import FeatureMaps, Values
-from yt8m.datamodules.parse.wire import lists_layout
+from yt8m.datamodules.parse.wire import BYTES, FLOATS, lists_layout
 from yt8m.datamodules.shards import Shards
-from yt8m.datamodules.tfrecord import FOOTER, FRAMING, HEADER, header, mask
+from yt8m.datamodules.tfrecord import FOOTER, HEADER
 
 _MAX_LAYOUTS = 1 << 12  # by length in bytes, of which there are a few hundred
 
 
-class _Lists(NamedTuple):
-    """Feature lists of one length in bytes, as they were met last; positions from the lists' beginning."""
+class _List(NamedTuple):
+    """One feature list; ``start`` counts from the beginning of the lists."""
+
+    item: np.dtype  # of a frame
+    count: int
+    start: int
+    headers: bytes  # of all frames
+    column: int | None  # number of the feature; None for one that is not used
+
+
+class Lists(NamedTuple):
+    """Feature lists of one length in bytes, as they were met last; positions count from their beginning."""
 
     frames: int  # to keep
-    structure: list[tuple[int, int, bytes]]  # start, end and content of the bytes around the lists
-    lists: list[tuple]  # of each its item, count, start and headers, and its place in the features or None
+    structure: list[tuple[int, int, bytes]]  # start, end, and content of the bytes around the lists
+    lists: list[_List]
 
 
 class FrameReader:
     """Reads batches of the usual frame-level records.
 
-    ``features`` maps name to bytes per frame, in the order of their columns; ``max_frames`` are kept of a video.
+    Args:
+        shards: the records.
+        features: name to values per frame, in the order of their columns.
+        num_classes: labels are below it.
+        id_key: key of the id.
+        max_frames: frames kept of a video.
+        dtype: of the frames, uint8 or float32.
     """
 
     def __init__(
-        self, shards: Shards, features: dict[str, int], num_classes: int, id_key: str, max_frames: int
+        self,
+        shards: Shards,
+        features: dict[str, int],
+        num_classes: int,
+        id_key: str,
+        max_frames: int,
+        dtype: np.dtype,
     ):
-        self._arguments = shards, features, num_classes, id_key, max_frames
+        self._arguments = shards, features, num_classes, id_key, max_frames, dtype
         self._shards = shards
         self._features = features
         self._max_frames = max_frames
-        self._contexts = FeatureMaps(id_key, num_classes, {})
-        self._layouts: dict[int, _Lists] = {}
+        self._dtype = dtype
+        self._kind = BYTES if dtype == np.uint8 else FLOATS
+        self._contexts = self._make_contexts(id_key, num_classes)
+        self._layouts: dict[int, Lists] = {}
         self._lock = Lock()
 
-    def __reduce__(self):
-        return FrameReader, self._arguments
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._arguments
 
-    def read(self, numbers: Sequence[int], out: np.ndarray) -> tuple[Values, np.ndarray] | None:
-        """Write the frames of the records ``numbers`` to ``out``, uint8 [rows, D]; return values and frame counts.
+    def read(self, numbers: Sequence[int], out: np.ndarray, careful: CarefulRead) -> FastRows:
+        """Read the records ``numbers``, B > 0, into ``out``, [rows, D].
 
-        Frame counts are int64 [B], B > 0. None, with ``out`` undefined, where a record is damaged, unusual or does
-        not fit. Raises IndexError for a number that is not there.
+        A record that is damaged, unusual, or does not fit is read by ``careful`` instead. Raises what that raises,
+        and IndexError for a number that is not in the dataset.
         """
         with self._lock:
-            return self._read(numbers, out)
+            return self._read(numbers, out, careful)
 
-    def _read(self, numbers: Sequence[int], out: np.ndarray) -> tuple[Values, np.ndarray] | None:
-        shards, offsets, sizes = (column.tolist() for column in self._shards.lookup(numbers))
-        maps = self._shards.mapped(set(shards))
-        if maps is None:
-            return None
-        arrays = {shard: np.frombuffer(mapped, np.uint8) for shard, mapped in maps.items()}
+    def _make_contexts(self, id_key: str, num_classes: int) -> FeatureMaps:
+        return FeatureMaps(id_key, {"labels": num_classes}, {})
+
+    def _read(self, numbers: Sequence[int], out: np.ndarray, careful: CarefulRead) -> FastRows:
         columns = self._columns(out)
-        crcs, heads, feet, contexts, counts = [], [], [], [], []
-        row, checksum = 0, google_crc32c.value
-        for shard, offset, size in zip(shards, offsets, sizes, strict=True):
-            data, start, end = maps[shard], offset + HEADER, offset + size - FOOTER
-            crcs.append(checksum(arrays[shard][start:end]))
-            heads.append(data[offset:start])
-            feet.append(data[end : end + FOOTER])
-            # CRCs are compared for all records at the end, so nothing that stands here may be relied on.
-            lists = _end_of_context(data, start)
-            if lists >= end:
-                return None
-            contexts.append(data[start:lists])
-            layout = self._layouts.get(end - lists)
-            if layout is None or not _has_layout(data, lists, layout):
-                layout = self._learn(data, lists, end)
-                if layout is None:
-                    return None
+        starts, counts = [0] * len(numbers), [0] * len(numbers)
+        row = 0
+
+        def copy(position: int, data: mmap.mmap, lists: int, layout: Lists) -> bool:
+            nonlocal row
             stop = row + layout.frames
-            for item, count, first, headers, place in layout.lists:
-                frames = np.ndarray(count, item, data, lists + first)
-                # Gathered as items, headers compare in a third of the time that a matrix of bytes takes.
+            for item, count, start, headers, column in layout.lists:
+                frames = np.ndarray(count, item, data, lists + start)
+                # As whole items, headers compare in a third of the time that a matrix of bytes takes.
                 if frames["header"].tobytes() != headers:
-                    return None
-                if place is not None:
-                    columns[place][row:stop] = frames["content"][: layout.frames]
-            counts.append(layout.frames)
+                    return False
+                if column is not None:
+                    columns[column][row:stop] = frames["content"][: layout.frames]
+            if self._kind == FLOATS and not np.isfinite(out[row:stop]).all():
+                return False
+            starts[position], counts[position] = row, layout.frames
             row = stop
-        if b"".join(heads) != b"".join([header(size - FRAMING) for size in sizes]):
-            return None
-        if (np.frombuffer(b"".join(feet), "<u4") != mask(np.array(crcs, np.uint64))).any():
-            return None
-        lengths = np.array([len(context) for context in contexts])
-        values = self._contexts.read(
-            np.frombuffer(b"".join(contexts), np.uint8), np.cumsum(lengths) - lengths, lengths
+            return True
+
+        def read_carefully(position: int) -> None:
+            nonlocal row
+            features = careful(position)
+            starts[position], counts[position] = row, len(features)
+            row += len(features)
+            out[row - len(features) : row] = features
+
+        positions, values, _ = self._scan(numbers, copy, read_carefully)
+        usual = positions[values.places]
+        if len(usual) < len(
+            positions
+        ):  # damage, or an unusual context, is found after the frames were copied
+            unusual = {position: careful(position) for position in np.setdiff1d(positions, usual).tolist()}
+            parts = [
+                unusual[p] if p in unusual else out[starts[p] : starts[p] + counts[p]].copy()
+                for p in range(len(numbers))
+            ]
+            row = sum(map(len, parts))
+            np.concatenate(parts, out=out[:row])
+        labeled = values.present[:, 0]
+        return FastRows(
+            out[:row],
+            usual,
+            values.ids,
+            np.array(counts)[usual],
+            values.integers[0] if labeled.any() else None,
+            mixed=bool(labeled.any() != labeled.all()),
         )
-        return None if values is None else (values, np.array(counts))
+
+    def _scan(
+        self,
+        numbers: Sequence[int],
+        visit: Callable[[int, mmap.mmap, int, Lists], bool],
+        careful: Callable[[int], Any],
+    ) -> tuple[np.ndarray, Values, np.ndarray]:
+        """Go through the records ``numbers`` in order.
+
+        ``visit(position, data, lists, layout)`` is called for each whose feature lists have a usual structure, while
+        it is in the cache; nothing about its bytes has been verified. If it returns False, and for all others,
+        ``careful(position)`` is called.
+
+        Returns:
+            positions of the visited records, int64 [V]; the values of their contexts, without the records that are
+            damaged or have an unusual context; and the bytes of all contexts, in which float values lie.
+        """
+        shards, offsets, sizes = (column.tolist() for column in self._shards.lookup(numbers))
+        maps = self._shards.mapped(set(shards)) or {}
+        arrays = {shard: np.frombuffer(mapped, np.uint8) for shard, mapped in maps.items()}
+        positions, crcs, headers, footers, contexts = [], [], [], [], []
+        checksum = google_crc32c.value
+        for position, (shard, offset, size) in enumerate(zip(shards, offsets, sizes, strict=True)):
+            data, start, end = maps.get(shard), offset + HEADER, offset + size - FOOTER
+            if data is None:
+                careful(position)
+                continue
+            crc = checksum(arrays[shard][start:end])
+            # CRCs are compared for all records at the end, so no byte here can be trusted.
+            lists = _end_of_context(data, start)
+            layout = self._layout(data, lists, end) if lists < end else None
+            if layout is None or not visit(position, data, lists, layout):
+                careful(position)
+                continue
+            positions.append(position)
+            crcs.append(crc)
+            headers.append(data[offset:start])
+            footers.append(data[end : end + FOOTER])
+            contexts.append(data[start:lists])
+        visited = np.array(positions, np.int64)
+        stored = np.frombuffer(b"".join(footers), "<u4")
+        good = np.flatnonzero(sound([sizes[p] for p in positions], b"".join(headers), stored, crcs))
+        lengths = np.array([len(context) for context in contexts], np.int64)
+        begins = np.cumsum(lengths) - lengths
+        joined = np.frombuffer(b"".join(contexts), np.uint8)
+        values = self._contexts.read(joined, begins[good], lengths[good])
+        return visited, values._replace(places=good[values.places]), joined
 
     def _columns(self, out: np.ndarray) -> list[np.ndarray]:
-        """The columns of each feature, a frame an item."""
-        columns, column = [], 0
+        """The columns of each feature in ``out``, one item per frame."""
+        columns, column, data = [], 0, out.view(np.uint8)
         for size in self._features.values():
-            columns.append(np.ndarray(len(out), f"V{size}", out, column, (out.strides[0],)))
-            column += size
+            width = size * self._dtype.itemsize
+            columns.append(data[:, column : column + width].view(f"V{width}")[:, 0])
+            column += width
         return columns
 
-    def _learn(self, data: mmap.mmap, start: int, end: int) -> _Lists | None:
-        """Layout of the feature lists ``data[start:end]``; None where it is for another reader."""
+    def _layout(self, data: mmap.mmap, start: int, end: int) -> Lists | None:
+        """Layout of the feature lists ``data[start:end]``; None if the careful reader has to read them."""
+        known = self._layouts.get(end - start)
+        if known is not None and _has_layout(data, start, known):
+            return known
         layout = lists_layout(data, start, end)
         if layout is None or not layout.lists.keys() >= self._features.keys():
             return None
@@ -118,29 +203,32 @@ class FrameReader:
         frames = min(first.count, self._max_frames)
         if frames == 0 or any(other.count < frames for other in others):
             return None
-        lists, places = [], {name: place for place, name in enumerate(self._features)}
+        lists, columns = [], {name: column for column, name in enumerate(self._features)}
         for name, found in layout.lists.items():
-            if found.width != self._features.get(name, found.width):
+            if name in columns and (found.kind, found.width) != (
+                self._kind,
+                self._features[name] * self._dtype.itemsize,
+            ):
                 return None
             headers = found.header * found.count
-            lists.append((found.item(), found.count, found.start - start, headers, places.get(name)))
+            lists.append(_List(found.item(), found.count, found.start - start, headers, columns.get(name)))
         structure = [(first - start, last - start, content) for first, last, content in layout.structure]
         if len(self._layouts) == _MAX_LAYOUTS:
             self._layouts.clear()
-        found = self._layouts[end - start] = _Lists(frames, structure, lists)
-        return found
+        self._layouts[end - start] = Lists(frames, structure, lists)
+        return self._layouts[end - start]
 
 
 def _end_of_context(data: mmap.mmap, start: int) -> int:
-    """Where the context ends that begins a record's payload, if its length takes one byte or two."""
+    """End of the context at the beginning of a record's payload, if its length takes one byte or two."""
     length = data[start + 1]
     if length < 0x80:
         return start + 2 + length
     return start + 3 + (length & 0x7F | data[start + 2] << 7)
 
 
-def _has_layout(data: mmap.mmap, start: int, layout: _Lists) -> bool:
-    # Run for every record, and a plain loop takes half the time of all().
+def _has_layout(data: mmap.mmap, start: int, layout: Lists) -> bool:
+    # This runs for every record, and a plain loop takes half the time of all().
     for first, last, content in layout.structure:  # noqa: SIM110
         if data[start + first : start + last] != content:
             return False

@@ -1,9 +1,9 @@
-"""Maps of features read many at once: ``tf.train.Example``, and the context of a ``tf.train.SequenceExample``.
+"""Maps of features, many at once: ``tf.train.Example``, and the context of a ``tf.train.SequenceExample``.
 
 Such a message is so small that a handful of Python calls costs more than its bytes do. Messages differ little in
-layout, so the layout of each is guessed, checked in every byte around the values, and the values of all messages
-are taken out by position, in a few passes. Messages that hold anything unusual are refused together and without a
-reason, which reading them one by one then finds.
+layout, so the layout of each is guessed, verified in every byte around the values, and the values of all messages are
+extracted by position, in a few vectorized passes. Messages that hold anything unusual are left out, without a reason:
+the careful reader finds it.
 """
 
 from typing import NamedTuple
@@ -12,62 +12,117 @@ import numpy as np
 
 from yt8m.datamodules.parse.wire import BYTES, FLOATS, INT64S, map_layout
 
-_WORD = np.dtype("<u8")  # what layouts are compared in
+_WORD = np.dtype("<u8")  # layouts are compared word by word
 _MAX_LAYOUTS = 1 << 10  # real shards have tens
-_LABEL_BYTES = 3  # of a varint, enough for two million classes
-_SPREAD = 0x9E3779B97F4A7C15  # odd, so that no two lengths do the same to a word
+_VALUE_BYTES = 3  # of a varint that is decoded, enough for two million classes
+_SPREAD = 0x9E3779B97F4A7C15  # odd, so that multiplying maps different lengths to different words
+
+
+class Integers(NamedTuple):
+    """Integers of one key: ``rows`` and ``values`` are int64 [M], the values in the records' order."""
+
+    rows: np.ndarray
+    values: np.ndarray
 
 
 class Values(NamedTuple):
-    """Values of B maps.
+    """Values of the usual ones among B maps.
 
-    ``rows`` and ``labels`` are int64 [M], the labels in the records' order with the row of each, or None;
-    ``floats`` has int64 [B] for each float feature, where its values begin.
+    ``places`` is int64 [U], the positions of these maps, ascending. Rows below count only these.
+    ``present`` is bool [U, K], whether a map has each of the optional keys. ``integers`` has an entry per integer key.
+    ``floats`` has int64 [U, 2] per float key: where its values begin and end in the data.
     """
 
+    places: np.ndarray
     ids: list[str]
-    rows: np.ndarray | None
-    labels: np.ndarray | None
+    present: np.ndarray
+    integers: list[Integers]
     floats: list[np.ndarray]
 
 
 class FeatureMaps:
-    """Reads the usual maps of features; layouts that it met are kept.
+    """Reads usual maps of features, and remembers the layouts it meets.
 
-    ``floats`` maps float feature to number of values. Labels, int64s in ``labels``, are 0 to ``num_classes - 1``.
+    Args:
+        id_key: key of the id, one UTF-8 string.
+        integers: optional integer keys, and the number that each value must be below.
+        floats: float keys and their number of values; None makes a key optional, with any number of values.
     """
 
-    def __init__(self, id_key: str, num_classes: int, floats: dict[str, int]):
+    def __init__(self, id_key: str, integers: dict[str, int], floats: dict[str, int | None]):
         self._id_key = id_key
-        self._num_classes = num_classes
-        self._sizes = floats
-        self._forget()
+        self._integers = integers
+        self._floats = floats
+        self._clear()
 
-    def read(self, data: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Values | None:
-        """Values of the B > 0 messages at ``starts`` of ``data``, uint8; None where one is damaged or unusual."""
+    def read(self, data: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Values:
+        """Values of the messages at ``starts`` of ``data``, uint8, without those that are damaged or unusual."""
         layouts = self._find(data, starts, lengths)
-        if layouts is None:
-            return None
-        first_id, last_id, first_label, last_label, *floats = (self._spans[layouts] + starts[:, None]).T
-        ids = _strings(data, first_id, last_id)
-        labelled = self._labelled[layouts]
-        if ids is None or labelled.any() != labelled.all():
-            return None
-        if not labelled[0]:
-            return Values(ids, None, None, floats)
-        found = _varints(data, first_label, last_label)
-        if found is None or (found[1] >= self._num_classes).any():
-            return None
-        return Values(ids, *found, floats)
+        places = np.flatnonzero(layouts)
+        while True:
+            values, unusual = self._extract(data, starts[places], layouts[places])
+            if values is not None:
+                return values._replace(places=places)
+            places = places[~unusual]
 
-    def _find(self, data: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray | None:
-        """Number of each message's layout, checked byte by byte; None where one has none that can be used."""
-        if lengths.min() < _WORD.itemsize:
-            return None
+    def _extract(
+        self, data: np.ndarray, starts: np.ndarray, layouts: np.ndarray
+    ) -> tuple[Values | None, np.ndarray]:
+        """Values of messages of known layouts; else which messages, bool [B], hold a value that is unusual."""
+        spans = self._spans[layouts] + starts[:, None, None]  # [B, keys, 2]
+        ids, unusual = _strings(data, *spans[:, 0].T)
+        if unusual.any():
+            return None, unusual
+        integers = []
+        for key, limit in enumerate(self._integers.values(), start=1):
+            rows, firsts, lasts, packed, unusual = _varints(data, *spans[:, key].T)
+            if unusual.any():
+                return None, unusual
+            index = np.arange(len(packed)) - np.repeat(firsts, lasts - firsts + 1)  # of a byte in its varint
+            unusual = np.zeros(len(starts), bool)
+            if (index >= _VALUE_BYTES).any():
+                unusual[rows[lasts - firsts >= _VALUE_BYTES]] = True
+                return None, unusual
+            values = np.zeros(0, np.int64)
+            if len(packed):
+                values = np.add.reduceat((packed & 0x7F).astype(np.int64) << 7 * index, firsts)
+            if (values >= limit).any():
+                unusual[rows[values >= limit]] = True
+                return None, unusual
+            integers.append(Integers(rows, values))
+        if self._has_others:
+            unusual = self._malformed(data, starts, layouts)
+            if unusual.any():
+                return None, unusual
+        floats = [spans[:, key] for key in range(1 + len(integers), spans.shape[1])]
+        return Values(starts, ids, self._present[layouts], integers, floats), np.zeros(len(starts), bool)
+
+    def _malformed(self, data: np.ndarray, starts: np.ndarray, layouts: np.ndarray) -> np.ndarray:
+        """Which messages, bool [B], have other integers that are malformed, and so are no valid message."""
+        others = self._others[layouts]  # [B, others, 2]
+        number = others.shape[1]
+        spans = (others + starts[:, None, None]).reshape(-1, 2)
+        runs, firsts, lasts, packed, unusual = _varints(data, *spans.T)
+        if not unusual.any():
+            # A varint has at most nine bytes; a negative number has ten, the last of which is 1.
+            long = (lasts - firsts > 8) & ~((lasts - firsts == 9) & (packed[lasts] == 1))
+            unusual[runs[long]] = True
+        return unusual.reshape(-1, number).any(1)
+
+    def _find(self, data: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Number of each message's layout, verified byte by byte; 0 for an unusual one."""
+        short = lengths < _WORD.itemsize
+        if short.any():
+            layouts = np.zeros(len(starts), np.int64)
+            if not short.all():
+                layouts[~short] = self._find(data, starts[~short], lengths[~short])
+            return layouts
+        if not len(starts):
+            return np.zeros(0, np.int64)
         if len(self._spans) > _MAX_LAYOUTS:
-            self._forget()
+            self._clear()
         words = byte_windows(data, _WORD)
-        # Its length and beginning nearly always tell a message's layout.
+        # Its length and first bytes nearly always identify a message's layout.
         keys = (words[starts] ^ lengths.astype(_WORD) * np.uint64(_SPREAD)).tolist()
         guess = self._guesses.get
         layouts = np.array([guess(key, 0) for key in keys])
@@ -77,61 +132,71 @@ class FeatureMaps:
         for row in np.flatnonzero(unknown).tolist():
             start, length = starts[row], lengths[row]
             number = self._learn(data[start : start + length].tobytes())
-            if number is None:
-                return None
-            self._guesses[keys[row]] = layouts[row] = number
+            if number:
+                self._guesses[keys[row]] = number
+            layouts[row] = number
         return layouts
 
-    def _forget(self) -> None:
-        """Know no layout but number 0, which stands for those that are not known."""
+    def _clear(self) -> None:
+        """Forget all layouts; layout 0 means unknown."""
+        keys = 1 + len(self._integers) + len(self._floats)
         self._guesses: dict[int, int] = {}
         self._known: dict[tuple, int] = {}  # by length and structure
         self._lengths = np.zeros(1, np.int64)
         self._places = np.zeros((1, 1), np.int64)  # of the words with the bytes around the values
         self._contents, self._masks = np.zeros((2, 1, 1), _WORD)  # of those words; which of their bits count
-        self._spans = np.zeros((1, 4 + len(self._sizes)), np.int64)  # the values, as `read` takes them apart
-        self._labelled = np.zeros(1, bool)
+        self._spans = np.zeros((1, keys, 2), np.int64)  # of the values: id, integers, floats
+        self._present = np.zeros((1, keys - 1), bool)
+        self._others = np.zeros((1, 1, 2), np.int64)  # spans of the integers of all other keys
+        self._has_others = False
 
-    def _learn(self, message: bytes) -> int | None:
-        """Number of the layout of ``message``; None where it is for another reader."""
+    def _learn(self, message: bytes) -> int:
+        """Number of the layout of ``message``; 0 for one that the careful reader has to read."""
         layout = map_layout(message)
         if layout is None:
-            return None
+            return 0
         key = len(message), *layout.structure
         if key in self._known:
             return self._known[key]
         values = {name: (kind, start, end) for name, kind, start, end in layout.values}
-        nothing = None, 0, 0
-        kind, *spans = values.pop(self._id_key, nothing)
-        label_kind, *label_span = values.pop("labels", nothing)
-        if kind != BYTES or label_kind not in (INT64S, None):
-            return None
-        spans += label_span
-        for name, size in self._sizes.items():
-            kind, start, end = values.pop(name, nothing)
-            if kind != FLOATS or end - start != 4 * size:
-                return None
-            spans.append(start)
-        if any(kind == INT64S for kind, _, _ in values.values()):
-            return None  # which may be malformed
+        absent = None, 0, 0
+        kind, *span = values.pop(self._id_key, absent)
+        if kind != BYTES:
+            return 0
+        spans, present = [span], []
+        for name in self._integers:
+            kind, *span = values.pop(name, absent)
+            if kind not in (INT64S, None):
+                return 0
+            spans.append(span)
+            present.append(kind is not None)
+        for name, size in self._floats.items():
+            kind, *span = values.pop(name, absent)
+            if kind not in (FLOATS, None) or (size is not None and span[1] - span[0] != 4 * size):
+                return 0
+            spans.append(span)
+            present.append(kind is not None)
+        others = [[start, end] for kind, start, end in values.values() if kind == INT64S and end > start]
         places, contents, masks = zip(*_words(layout.structure), strict=True)
         self._places = _append(self._places, np.array(places))
         self._contents = _append(self._contents, np.frombuffer(b"".join(contents), _WORD))
         self._masks = _append(self._masks, np.frombuffer(b"".join(masks), _WORD))
         self._lengths = np.append(self._lengths, len(message))
-        self._spans = _append(self._spans, np.array(spans))
-        self._labelled = np.append(self._labelled, label_kind is not None)
+        self._spans = np.append(self._spans, [spans], axis=0)
+        self._present = np.append(self._present, [present], axis=0)
+        self._others = _append(self._others, np.array(others or [[0, 0]]))
+        self._has_others |= bool(others)
         self._known[key] = len(self._known) + 1
         return self._known[key]
 
 
 def byte_windows(data: np.ndarray, item: np.dtype) -> np.ndarray:
-    """The items that begin at each byte of ``data``; to be indexed."""
+    """The items that begin at each byte of ``data``, as a view to be indexed."""
     return np.ndarray(max(len(data) - item.itemsize + 1, 0), item, data, strides=(1,))
 
 
 def _words(structure: list[tuple[int, int, bytes]]) -> list[tuple[int, bytes, bytes]]:
-    """RecordLocation, content and mask of words that cover the structure, none reaching beyond the message."""
+    """Place, content, and mask of words that cover the structure; none reaches beyond the message."""
     words = []
     for start, stop, content in structure:
         while stop > start:
@@ -145,10 +210,11 @@ def _words(structure: list[tuple[int, int, bytes]]) -> list[tuple[int, bytes, by
 
 
 def _append(table: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """``table`` with one more row; the shorter are filled with their last item, which for a check is harmless."""
+    """``table`` with one more row; shorter rows repeat their last item, which a check may test twice."""
     width = max(table.shape[1], len(row))
-    wide = np.pad(table, ((0, 1), (0, width - table.shape[1])), "edge")
-    wide[-1] = np.pad(row, (0, width - len(row)), "edge")
+    rest = ((0, 0),) * (table.ndim - 2)
+    wide = np.pad(table, ((0, 1), (0, width - table.shape[1]), *rest), "edge")
+    wide[-1] = np.pad(row, ((0, width - len(row)), *rest), "edge")
     return wide
 
 
@@ -159,31 +225,40 @@ def _expand_ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
 
 
-def _strings(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> list[str] | None:
-    """The UTF-8 strings at these places; None where one is something else."""
+def _strings(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The UTF-8 strings at these places, and which of them, bool [B], are not UTF-8."""
     joined = data[_expand_ranges(starts, ends)].tobytes()
     stops = np.cumsum(ends - starts).tolist()
-    places = zip([0, *stops], stops, strict=False)
+    places = list(zip([0, *stops], stops, strict=False))
+    broken = np.zeros(len(places), bool)
     if joined.isascii():
         text = joined.decode("ascii")
-        return [text[start:stop] for start, stop in places]
-    try:
-        return [joined[start:stop].decode() for start, stop in places]
-    except UnicodeDecodeError:
-        return None
+        return [text[start:stop] for start, stop in places], broken
+    strings = []
+    for row, (start, stop) in enumerate(places):
+        try:
+            strings.append(joined[start:stop].decode())
+        except UnicodeDecodeError:
+            broken[row] = True
+    return strings, broken
 
 
-def _varints(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Row and value, int64, of each varint of the packed runs at these places; None where one is long or unfinished."""
+def _varints(
+    data: np.ndarray, starts: np.ndarray, ends: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The varints in packed runs.
+
+    Returns:
+        the run of each varint, its first and last byte, int64 [M]; the bytes of all runs; and which runs, bool [B],
+        end in the middle of a varint. If any does, the rest is meaningless.
+    """
     lengths = ends - starts
     packed = data[_expand_ranges(starts, ends)]
+    stops = np.cumsum(lengths)
     closes = packed < 0x80
-    if not closes[np.cumsum(lengths)[lengths > 0] - 1].all():
-        return None
+    unfinished = lengths > 0
+    unfinished[unfinished] = ~closes[stops[unfinished] - 1]
     lasts = np.flatnonzero(closes)
     firsts = np.concatenate([[0], lasts + 1])[:-1]
-    index = np.arange(len(packed)) - np.repeat(firsts, lasts - firsts + 1)  # of a byte in its varint
-    if (index >= _LABEL_BYTES).any():
-        return None
-    values = np.add.reduceat((packed & 0x7F).astype(np.int64) << 7 * index, firsts)
-    return np.repeat(np.arange(len(starts)), lengths)[lasts], values
+    runs = np.repeat(np.arange(len(starts)), lengths)[lasts]
+    return runs, firsts, lasts, packed, unfinished

@@ -175,14 +175,14 @@ def test_record_that_does_not_fit(tmp_path, level, payload, message, compress):
     alone = strict.__getitems__([0, 2])
     lenient = ShardDataset([path], sizes, CLASSES, level=level, on_corrupt="skip")
     batch = lenient.__getitems__([0, 1, 2])
-    assert batch.faults == [str(error.value)]
+    assert batch.errors == [str(error.value)]
     for name in ("ids", "features", "num_frames", "label_index", "label_mask"):
         one, other = getattr(batch, name), getattr(alone, name)
         assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
     if "unlabelled" not in message and "in all records" not in message:
         none_left = lenient.__getitems__([1, 1])
         assert len(none_left) == len(none_left.features) == 0
-        assert len(none_left.faults) == 2
+        assert len(none_left.errors) == 2
 
 
 @pytest.mark.parametrize("level", ["frame", "video"])
@@ -204,7 +204,7 @@ def test_damaged_framing(tmp_path, level, compress, position):
     dataset = ShardDataset([path], **arguments, on_corrupt="skip")
     batch = dataset.__getitems__(range(len(dataset)))
     assert batch.ids == ["a", "a", "b"]
-    assert len(dataset.faults) + len(batch.faults) == 1
+    assert len(dataset.errors) + len(batch.errors) == 1
 
 
 def test_nothing_readable(tmp_path):

@@ -13,8 +13,8 @@ from tfrecord.example_pb2 import SequenceExample
 from tfrecord.reader import tfrecord_iterator
 from tfrecord.writer import TFRecordWriter
 
-from yt8m.datamodules import synthetic
-from yt8m.datamodules.synthetic import draw_labels, sample_classes, write_sample
+from yt8m.datamodules import sample
+from yt8m.datamodules.sample import draw_labels, sample_classes, write_sample
 from yt8m.errors import ConfigError
 
 SMALL = {"train_videos": 12, "validate_videos": 5, "test_videos": 4, "num_classes": 12, "shards": 2}
@@ -132,7 +132,7 @@ def test_bytes_are_those_of_the_format(small):
         for record in records(small, partition):
             digest.update(record)
     digest.update((small / "vocabulary.csv").read_bytes())
-    assert (synthetic.FORMAT, digest.hexdigest()) == (1, GOLDEN)
+    assert (sample.FORMAT, digest.hexdigest()) == (1, GOLDEN)
 
 
 def test_a_whole_sample_is_used_again(tmp_path):
@@ -197,11 +197,11 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"num_classes": 3}, r"dataset\.num_classes: .* from 4 up, found 3"),
-        ({"min_frames": 9}, r"dataset\.sample\.min_frames: .* from 10 up, found 9"),
-        ({"max_frames": 11}, r"dataset\.sample\.max_frames: .* from 12 up, found 11"),
+        ({"num_classes": 3}, r"dataset\.num_classes: .* 4 or more, found 3"),
+        ({"min_frames": 9}, r"dataset\.sample\.min_frames: .* 10 or more, found 9"),
+        ({"max_frames": 11}, r"dataset\.sample\.max_frames: .* 12 or more, found 11"),
         ({"shards": 5}, r"dataset\.sample\.shards: .* found 5 for the 4 videos of test"),
-        ({"test_videos": 0}, r"dataset\.sample\.test_videos: .* from 1 up, found 0"),
+        ({"test_videos": 0}, r"dataset\.sample\.test_videos: .* 1 or more, found 0"),
         ({"seed": None}, r"dataset\.sample\.seed: .* found None"),
     ],
 )
@@ -218,7 +218,7 @@ def test_an_interrupted_write_leaves_the_old_sample(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(synthetic, "_write_vocabulary", interrupt)
+    monkeypatch.setattr(sample, "_write_vocabulary", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_sample(root, **SMALL, seed=1)
     assert content(root) == before

@@ -1,0 +1,133 @@
+"""Buffers under an asynchronous copy, and page-locked memory, with CUDA replaced by a recorder."""
+
+import ctypes
+import gc
+import logging
+import mmap
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from yt8m.datamodules import loader
+from yt8m.datamodules.batch import Batch
+from yt8m.datamodules.loader import DeviceCopies
+
+CUDA = torch.device("cuda")
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """Fake CUDA events; an event is done when its entry says so."""
+    made = []
+
+    class Event:
+        def __init__(self):
+            self.done = False
+            made.append(self)
+
+        def record(self):
+            pass
+
+        def query(self):
+            return self.done
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(Batch, "to", lambda self, device, non_blocking: "moved")
+    return made
+
+
+def make(alive: list) -> Batch:
+    class Array(np.ndarray):
+        def __del__(self):
+            alive.remove(1)
+
+    alive.append(1)
+    array = np.zeros((2, 3), np.uint8).view(Array)
+    return Batch(["a"], torch.from_numpy(array), torch.tensor([2]))
+
+
+def test_a_source_lives_until_its_copy_is_done(events):
+    copies, alive = DeviceCopies(), []
+    assert copies.move(make(alive), CUDA) == "moved"
+    gc.collect()
+    assert alive == [1]  # the caller dropped the batch, the copy has not run
+    copies.move(make(alive), CUDA)
+    assert len(alive) == 2
+    events[0].done = True
+    copies.move(make(alive), CUDA)
+    assert len(alive) == 2  # the first is gone, two copies are under way
+    for event in events:
+        event.done = True
+    copies.move(make(alive), CUDA)
+    assert len(alive) == 1  # copies finish in order, and the last has just begun
+
+
+def test_nothing_is_kept_for_a_copy_that_waits(events):
+    copies, alive = DeviceCopies(), []
+    copies.move(make(alive), torch.device("cpu"))
+    assert not alive
+    assert not events
+
+
+@pytest.fixture
+def cudart(monkeypatch):
+    """A fake CUDA runtime: `calls` it got, the `code` it returns."""
+    fake = SimpleNamespace(calls=[], code=0)
+
+    def register(address, size, flags):
+        fake.calls.append(("register", address, size, flags))
+        return fake.code
+
+    def unregister(address):
+        fake.calls.append(("unregister", address))
+        return 0
+
+    fake.cudaHostRegister, fake.cudaHostUnregister = register, unregister
+
+    def check_error(code):
+        if code:
+            raise RuntimeError(f"CUDA error {code}")
+
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: fake)
+    monkeypatch.setattr(torch.cuda, "check_error", check_error)
+    return fake
+
+
+def test_locked_memory_is_unlocked_before_it_is_freed(cudart):
+    memory = loader._Memory(-1, 8192)
+    assert memory.pin()
+    address = np.frombuffer(memory, np.uint8).ctypes.data
+    kept = np.ndarray(8192, np.uint8, memory)  # a batch that outlives its loader
+    del memory
+    gc.collect()
+    assert cudart.calls == [("register", address, 8192, 0)]
+    freed = []
+    cudart.cudaHostUnregister = lambda at: freed.append((at, ctypes.string_at(at, 8)))
+    del kept
+    gc.collect()
+    assert freed == [(address, bytes(8))]  # still mapped: reading it does not fault
+
+
+def test_a_driver_that_refuses_is_reported_once_and_nothing_is_unlocked(cudart, caplog, monkeypatch):
+    cudart.code = 2
+    kernels = []
+
+    def kernel(*arguments, **options):
+        kernels.append(options)
+        raise RuntimeError("the error that the driver kept")
+
+    monkeypatch.setattr(torch, "ones", kernel)
+    slots = object.__new__(loader._Slots)
+    slots.memory = [[loader._Memory(-1, mmap.PAGESIZE) for _ in range(loader.SLOTS)] for _ in range(2)]
+    with caplog.at_level(logging.WARNING):
+        slots.pin()
+    (record,) = caplog.records
+    assert "could not page-lock" in record.message
+    assert "CUDA error 2" in record.message
+    assert "ulimit -l" in record.message
+    assert kernels == [{"device": "cuda"}]  # took the error that a later kernel would have reported
+    del slots
+    gc.collect()
+    assert [call[0] for call in cudart.calls] == ["register"]

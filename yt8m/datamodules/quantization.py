@@ -1,0 +1,18 @@
+"""Features stored as uint8 and used as floats."""
+
+from torch import Tensor
+
+RANGE = (-2.0, 2.0)  # of YouTube-8M's features
+
+
+def dequantize(values: Tensor, limits: tuple[float, float] = RANGE) -> Tensor:
+    """float32 values of stored features: x·(max - min)/255 + (max - min)/512 + min.
+
+    Source: the YouTube-8M starter code's utils.Dequantize.
+
+    Args:
+        values: uint8, or means of uint8 values.
+        limits: (min, max) of the features before they were quantized.
+    """
+    low, high = limits
+    return values.float() * ((high - low) / 255) + ((high - low) / 512 + low)
