@@ -14,7 +14,8 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, NoReturn
+from io import TextIOWrapper
+from typing import Any, NoReturn, cast
 
 from yt8m.errors import ConfigError, YT8MError
 
@@ -44,7 +45,9 @@ def command(
 
     def main() -> None:
         for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(errors="replace")  # a terminal's encoding may lack a character of a name
+            cast(TextIOWrapper, stream).reconfigure(
+                errors="replace"
+            )  # a terminal's encoding may lack a character of a name
         try:
             logging.raiseExceptions = False  # a log file on a full disk must not hide the error itself
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print in several lines.
@@ -133,7 +136,7 @@ def _help(name: str) -> str:
 
     from yt8m.config import CONFIG_DIR
 
-    return OmegaConf.load(f"{CONFIG_DIR}/{name}.yaml").hydra.help.template
+    return str(OmegaConf.load(f"{CONFIG_DIR}/{name}.yaml").hydra.help.template)
 
 
 def _run_job(name: str, task: str, config: Any) -> Any:
@@ -144,7 +147,7 @@ def _run_job(name: str, task: str, config: Any) -> Any:
 
     result, failure = None, None
     try:
-        settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
         validate(name, settings)
         module, _, function = task.partition(":")
         result = getattr(importlib.import_module(module), function)(settings)

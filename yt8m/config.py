@@ -3,6 +3,7 @@
 import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -48,7 +49,7 @@ def _purpose(path: Path) -> str:
 
 # OmegaConf 2.4 deprecates the name that 2.3 has, and gives the function the name of an older one.
 _new = "replace" in inspect.signature(OmegaConf.register_resolver).parameters
-_register = OmegaConf.register_resolver if _new else OmegaConf.register_new_resolver
+_register: Any = OmegaConf.register_resolver if _new else OmegaConf.register_new_resolver
 _register("options", options, replace=True)
 _register("as_folder", as_folder, replace=True)
 _register("mode_of", mode_of, replace=True)

@@ -64,7 +64,7 @@ def read_vocabulary(path: Path) -> list[ClassInfo]:
     return [classes.get(index, ClassInfo.unnamed(index)) for index in range(max(classes, default=-1) + 1)]
 
 
-def _column(path: Path, rows: csv.DictReader, names: tuple[str, ...]) -> str:
+def _column(path: Path, rows: "csv.DictReader[str]", names: tuple[str, ...]) -> str:
     for name in names:
         if name in (rows.fieldnames or ()):
             return name
@@ -88,6 +88,8 @@ class Genres(torch.nn.Module):
     Args:
         verticals: of each label in index order, 0 to 3 names.
     """
+
+    members: Tensor
 
     def __init__(self, verticals: Sequence[Sequence[str]]):
         super().__init__()

@@ -101,8 +101,8 @@ def top_pairs(
     """
     scores, labels = _checked(scores, labels, mask)
     top = top_classes(scores, min(k, scores.shape[1]))
-    pairs = scores.gather(1, top), top.int(), labels.gather(1, top)
-    return *(part.flatten() for part in pairs), labels.sum(0)
+    best, hits = scores.gather(1, top), labels.gather(1, top)
+    return best.flatten(), top.int().flatten(), hits.flatten(), labels.sum(0)
 
 
 def average_precision(scores: Tensor, classes: Tensor, hits: Tensor, positives: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def average_precision(scores: Tensor, classes: Tensor, hits: Tensor, positives: 
     if scores.isnan().any():
         raise ValueError(_NAN_SCORES)
     key, order = (classes.long() << 32 | (0x7FFFFFFF - _rank(scores))).sort()
-    ties, m = key.unique_consecutive(return_counts=True)
+    ties, m = torch.unique_consecutive(key, return_counts=True)
     hits_before = F.pad(hits[order].cumsum(0), (1, 0))  # [n + 1]: among the first so many pairs
     start = m.cumsum(0) - m
     h = hits_before[start + m] - hits_before[start]
@@ -144,7 +144,7 @@ def average_precision(scores: Tensor, classes: Tensor, hits: Tensor, positives: 
     tie = torch.arange(len(m), device=key.device).repeat_interleave(m)
     i = torch.arange(len(tie), device=key.device) - (m.cumsum(0) - m)[tie] + 1
     expected = (h / m.double())[tie] * (hits_above[tie] + 1 + (i - 1) * other_hits[tie]) / (k[tie] + i)
-    total = expected.new_zeros(len(positives)).index_add_(0, tie_class[tie], expected)
+    total: Tensor = expected.new_zeros(len(positives)).index_add_(0, tie_class[tie], expected)
     return total / positives.double().masked_fill(positives == 0, torch.nan)
 
 
@@ -154,8 +154,9 @@ def gap(scores: Tensor, hits: Tensor, positives: Tensor) -> Tensor:
     float64 scalar: NaN without pairs, else 0 without positives.
     """
     if not len(scores):
-        return scores.new_tensor(torch.nan, dtype=torch.float64)
+        return torch.full((), torch.nan, dtype=torch.float64, device=scores.device)
     one_class = torch.zeros_like(hits, dtype=torch.int64)
+    value: Tensor
     (value,) = average_precision(scores, one_class, hits, positives.sum(0, keepdim=True))
     return value.nan_to_num(0.0)
 
@@ -166,7 +167,7 @@ def mean_average_precision(scores: Tensor, classes: Tensor, hits: Tensor, positi
     float64 scalar: NaN without pairs, else 0 without positives.
     """
     if not len(scores):
-        return scores.new_tensor(torch.nan, dtype=torch.float64)
+        return torch.full((), torch.nan, dtype=torch.float64, device=scores.device)
     return average_precision(scores, classes, hits, positives).nanmean().nan_to_num(0.0)
 
 
@@ -178,6 +179,8 @@ class HitAtOne(Metric):
 
     full_state_update = False
     higher_is_better = True
+    hits: Tensor
+    videos: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -202,6 +205,8 @@ class PERR(Metric):
 
     full_state_update = False
     higher_is_better = True
+    precision: Tensor
+    videos: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -240,6 +245,8 @@ class MeanLoss(Metric):
 
     full_state_update = False
     higher_is_better = False
+    total: Tensor
+    videos: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -263,6 +270,11 @@ class _TopPairs(Metric):
 
     full_state_update = False
     higher_is_better = True
+    scores: list[Tensor]
+    classes: list[Tensor]
+    hits: list[Tensor]
+    positives: list[Tensor]
+    num_classes: Tensor
 
     def __init__(self, top_k: int = TOP_K, **kwargs: Any) -> None:
         super().__init__(**kwargs)

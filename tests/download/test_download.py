@@ -68,8 +68,8 @@ def test_a_disk_that_fills_up_keeps_the_parts(mirror: Mirror, tmp_path: Path, mo
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert result.returncode == 1
     assert result.stderr.splitlines() == [
-        f"error: {tmp_path}: {os.strerror(errno.EFBIG)}; put that right and run the same command again, "
-        "what has arrived is kept"
+        f"error: {tmp_path}: {os.strerror(errno.EFBIG)}; correct that and run the same command again, "
+        "downloaded files are kept"
     ]
     assert 0 < (tmp_path / f"{WHOLE[0]}.part").stat().st_size <= 150_000
     run(mirror, tmp_path)
@@ -98,7 +98,7 @@ def test_a_killed_download_goes_on(mirror: Mirror, tmp_path: Path, signal_: sign
     assert err == (
         ""
         if signal_ == signal.SIGKILL
-        else "interrupted; what has arrived is kept, and the same command resumes\n"
+        else "interrupted; downloaded files are kept, and the same command resumes\n"
     )
     kept = part.stat().st_size
     mirror.requests.clear()
@@ -118,7 +118,7 @@ def test_the_command_as_typed(mirror: Mirror, tmp_path: Path) -> None:
     )
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
-    assert "0 files were there, 2 fetched" in out
+    assert "0 files were present, 2 downloaded" in out
     assert leftovers(tmp_path) == [f"my data/{path}" for path in (*WHOLE, *LABELS)]
 
 

@@ -27,7 +27,7 @@ from yt8m.errors import FetchError
         (Fault(status=503), "HTTP 503; gave up after 4 attempts"),
         (Fault(body=some_bytes(9)), "wrong bytes, twice"),
         (Fault(headers={"Content-Length": "9000000000000"}), "9,000,000,000,000 bytes, more than max_file"),
-        (Fault(headers={"Content-Encoding": "gzip"}), "sent as 'gzip'"),
+        (Fault(headers={"Content-Encoding": "gzip"}), "sent with content encoding 'gzip'"),
         (Fault(status=302, headers={"Location": "file:///etc/passwd"}), "redirect to 'file:///etc/passwd'"),
         (Fault(status=302, headers={"Location": "ftp://127.0.0.1/a"}), "redirect to 'ftp://127.0.0.1/a'"),
         (Fault(status=302, headers={"Location": "https://us.data.yt8m.org/a"}), "another scheme"),

@@ -6,7 +6,7 @@ from yt8m.cli import command
 
 
 def as_typed(argument: str) -> str:
-    """`shard=1,100` and `root=~/data`, quoted so that Hydra takes them as they are.
+    """`shard=1,100` and `root=~/data`, quoted so that Hydra takes them literally.
 
     To its grammar a comma means a sweep, and `~` the removal of a key.
     """

@@ -18,23 +18,23 @@ from yt8m.download.verified import VerifiedFiles
 from yt8m.errors import ConfigError, FetchError, WriteError
 
 LABEL_FILES = {"vocabulary.csv": "vocabulary_url", "segment_label_ids.csv": "segment_label_ids_url"}
-# Settings of the fetcher that it takes as they are.
+# Settings passed to the fetcher unchanged.
 FETCHER = ("retries", "max_file_size", "backoff", "max_backoff", "connect_timeout", "read_timeout")
 
 
 def download(config: dict[str, Any]) -> None:
-    """Download as `conf/download.yaml` says; on Ctrl-C, leave at once and keep what has arrived."""
+    """Download as `conf/download.yaml` says; on Ctrl-C, exit at once and keep what is already there."""
     try:
         _download(config)
     except OSError as error:
         raise WriteError(
-            f"{error.filename or config['root']}: {error.strerror or error}; put that right and run the same "
-            "command again, what has arrived is kept"
+            f"{error.filename or config['root']}: {error.strerror or error}; correct that and run the same "
+            "command again, downloaded files are kept"
         ) from error
     except KeyboardInterrupt:
-        print("interrupted; what has arrived is kept, and the same command resumes", file=sys.stderr)
+        print("interrupted; downloaded files are kept, and the same command resumes", file=sys.stderr)
         sys.stdout.flush()
-        os._exit(130)  # without waiting for threads that wait for a server
+        os._exit(130)  # does not wait for threads that wait for a server
 
 
 def _download(config: dict[str, Any]) -> None:
@@ -75,7 +75,7 @@ def _download(config: dict[str, Any]) -> None:
                 for file, target in transfer.targets.items():
                     print(f"{transfer.url(file)} -> {target}")
                 about = "of unknown size" if size is None else f"about {decimal(size)}"
-                print(f"{partition}: {there} files are there, {len(transfer.targets)} to be fetched, {about}")
+                print(f"{partition}: {there} files present, {len(transfer.targets)} to download, {about}")
                 report_failed(transfer.failed, console)
                 return
             fetched = transfer.run(verified, size)
@@ -83,12 +83,12 @@ def _download(config: dict[str, Any]) -> None:
         # Version 1 has classes of its own, whose vocabulary is no longer published.
         if partition.version != "1":
             transfer.failed |= fetch_label_files(labels, fetcher, config["overwrite"])
-    print(f"{partition}: {there} files were there, {fetched} fetched; in {folder}")
+    print(f"{partition}: {there} files were present, {fetched} downloaded to {folder}")
     report_failed(transfer.failed, console)
 
 
 def make_fetcher(config: dict[str, Any], session: Session, console: Console) -> Fetcher:
-    """A fetcher by the rules of `config`; redirects may lead to the hosts in `config` and YouTube-8M's mirrors."""
+    """A fetcher configured by `config`. Redirects may lead to the hosts in `config` and to YouTube-8M's mirrors."""
     urls = {
         key: config[key]
         for key in ("plan_base", "file_base", *LABEL_FILES.values())
@@ -111,10 +111,10 @@ def make_fetcher(config: dict[str, Any], session: Session, console: Console) -> 
 
 
 def report_failed(failed: dict[str, str], console: Console) -> None:
-    """Show {name: why} as a table, where there is any, and raise FetchError."""
+    """Print {name: reason} as a table and raise FetchError, unless it is empty."""
     if not failed:
         return
-    table = Table("file", "why", title=f"{len(failed)} files could not be downloaded")
+    table = Table("file", "reason", title=f"{len(failed)} files could not be downloaded")
     for name in sorted(failed):
         table.add_row(Text(name, no_wrap=True), Text(failed[name], overflow="fold"))
     console.print(table)

@@ -1,4 +1,4 @@
-"""Fetches files over HTTP: resumed, retried, verified, renamed into place, and trusting no server."""
+"""Fetch files over HTTP: resumable, retried, verified, renamed on completion; no server is trusted."""
 
 import hashlib
 import os
@@ -16,8 +16,8 @@ import requests
 from yt8m import __version__
 from yt8m.errors import FetchError
 
-CHUNK = 1 << 15  # bytes between two looks at `Fetcher.stop`; what a killed process can lose
-PART = ".part"  # ending of a file that is not whole yet
+CHUNK = 1 << 15  # bytes read between checks of `Fetcher.stop`; the most that a killed process loses
+PART = ".part"  # suffix of an incomplete file
 _REDIRECTS = 5
 _RETRIED = {408, 425, 429}  # and every 5xx
 _PORTS = {"http": 80, "https": 443}
@@ -27,11 +27,11 @@ T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """`Fetcher.stop` was set; what had arrived is kept in the part file."""
+    """`Fetcher.stop` was set; the part file keeps what was downloaded."""
 
 
 class _Interrupted(Exception):
-    """The server failed in a way that may pass; after `retry_after` seconds, if it said so."""
+    """A server failure worth a retry, after `retry_after` seconds if the server named a time."""
 
     def __init__(self, reason: str, retry_after: float = 0.0):
         super().__init__(reason)
@@ -39,10 +39,10 @@ class _Interrupted(Exception):
 
 
 class Session(requests.Session):
-    """Leaves redirects to `Fetcher`: requests reads and parses them even when told not to follow."""
+    """Leaves redirects to `Fetcher`: requests parses them even with `allow_redirects=False`."""
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """None: requests sees no redirect."""
+        """None, so that requests sees no redirect."""
 
 
 def origin(url: str) -> tuple[str, str, int]:
@@ -103,7 +103,7 @@ class Fetcher:
         return self._retry(url, attempt, lambda: 0)
 
     def size(self, url: str) -> int | None:
-        """The announced size in bytes, or None where the server does not tell; asks once."""
+        """The size in bytes from a HEAD request, or None if the server does not send it."""
         try:
             with self._answer("HEAD", url) as response:
                 return _content_length(response) if response.status_code == 200 else None
@@ -111,7 +111,7 @@ class Fetcher:
             return None
 
     def download(self, url: str, target: Path, md5: str, report: Callable[[int, int | None], None]) -> None:
-        """Makes `target` the file at `url`, going on from `target`.part where that lies there.
+        """Makes `target` the file at `url`, resuming from `target`.part if it exists.
 
         `target` appears, or is replaced, only whole, verified and on disk. A part that turns out wrong is
         thrown away and fetched once more from its first byte.
@@ -134,7 +134,7 @@ class Fetcher:
         raise FetchError(f"wrong bytes, twice: md5 {found}, the plan says {md5}; try another mirror")
 
     def _extend(self, part: Path, url: str, report: Callable[[int, int | None], None]) -> None:
-        """Appends to `part` what it lacks; a whole part, or one too long, is left for its md5 to judge."""
+        """Append the missing bytes to `part`. A complete or oversized part is left to the md5 check."""
         have = _size(part)
         with self._answer("GET", url, have) as response:
             if have and response.status_code == 416:
@@ -144,8 +144,8 @@ class Fetcher:
                 content_range = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
                 if not content_range or int(content_range[1]) != have:
                     part.unlink()
-                    raise _Interrupted("the server sent another range than was asked for")
-                total = int(content_range[2])
+                    raise _Interrupted("the server sent a different range than requested")
+                total: int | None = int(content_range[2])
             else:
                 have, total = 0, _content_length(response)
             if total is not None and total > self.max_file_size:
@@ -164,13 +164,13 @@ class Fetcher:
             part.unlink()
             raise self._too_large(have)
         if total is not None and have < total:
-            raise _Interrupted("the connection broke off")
+            raise _Interrupted("the connection was lost")
 
     def _too_large(self, size: int) -> FetchError:
         return FetchError(f"refused: {size:,} bytes, more than max_file_size={self.max_file_size:,}")
 
     def _answer(self, method: str, url: str, offset: int = 0) -> requests.Response:
-        """The answer to one request, after the redirects that the rules allow."""
+        """The response to one request, after allowed redirects."""
         # Any other encoding would make the bytes on the wire differ from those of the file.
         headers = {"User-Agent": f"yt8m/{__version__}", "Accept-Encoding": "identity"}
         if offset:
@@ -234,7 +234,7 @@ def _require(response: requests.Response, statuses: tuple[int, ...]) -> None:
     if response.status_code not in statuses:
         raise FetchError(f"HTTP {response.status_code}")
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise FetchError(f"refused: sent as {response.headers['Content-Encoding']!a}, not as it is")
+        raise FetchError(f"refused: sent with content encoding {response.headers['Content-Encoding']!a}")
 
 
 def _content_length(response: requests.Response) -> int | None:
@@ -247,7 +247,7 @@ def _reason(error: requests.RequestException) -> str:
     if isinstance(error, requests.Timeout) or "timed out" in str(error):
         return "the server stalled"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return "the connection broke off"
+        return "the connection was lost"
     # The exception holds others, each printed inside the one around it; the last one is the cause.
     cause = str(error).rsplit(": ", 1)[-1].strip("\"')>")
     return f"no connection ({cause:.100})"
@@ -258,7 +258,7 @@ def _size(path: Path) -> int:
 
 
 def settle(part: Path, target: Path) -> None:
-    """Renames `part` to `target` so that after a power cut there is either nothing or the whole file."""
+    """Rename `part` to `target`; after a power failure the file is complete or absent."""
     with part.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(part, target)

@@ -1,4 +1,4 @@
-"""What a YouTube-8M mirror serves: partitions, download plans, shares, names. No input or output here."""
+"""What a YouTube-8M mirror serves: partitions, download plans, shares, file names. Pure functions, no I/O."""
 
 import hashlib
 import json
@@ -80,7 +80,7 @@ class PlannedFile:
 
 
 def stored_name(name: str) -> str:
-    """The name the original script stores: `trainab.tfrecord` → `train0001.tfrecord`, base 62 made decimal.
+    """The name that the official script stores: `trainab.tfrecord` → `train0001.tfrecord`, base 62 to decimal.
 
     It keeps apart `trainab` and `trainAB` on file systems that ignore case. Other names stay as they are.
     """
@@ -91,7 +91,7 @@ def stored_name(name: str) -> str:
 
 
 def read_plan(body: bytes, share: Share) -> tuple[list[PlannedFile], dict[str, str]]:
-    """Reads the files of one share from a download plan, which is never trusted.
+    """Parse the files of one share from a download plan, which is not trusted.
 
     Returns:
         the files in order of their stored names, and the refused entries as {printable name: why}.

@@ -1,4 +1,4 @@
-"""Brings the files of a partition from a mirror into a folder, several at once."""
+"""Download the files of a partition to a folder, several at once."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from yt8m.download.verified import VerifiedFiles
 from yt8m.errors import FetchError
 
 SMALL = 16 << 20  # bytes; download plans and label files are far smaller
-_SAMPLE = 16  # files that are asked for their size; the shards of a partition are alike
+_SAMPLE = 16  # files whose size is requested; the shards of a partition are about equally large
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,7 +26,7 @@ R = TypeVar("R")
 
 @dataclass
 class Transfer:
-    """The files of a partition on their way into one folder.
+    """The download of a partition's files to one folder.
 
     Args:
         files: what the folder shall hold.
@@ -51,16 +51,16 @@ class Transfer:
     failed: dict[str, str] = field(default_factory=dict)
 
     def url(self, file: PlannedFile) -> str:
-        """Where the mirror has `file`."""
+        """The URL of `file` on the mirror."""
         return f"{self.base}/{file.name}"
 
     def look(self, verified: VerifiedFiles, verify: bool, overwrite: bool) -> int:
-        """Finds out how many files are there; the others go into `targets`.
+        """Count the files that are present; the others become `targets`.
 
         A file is there when it lies under its own or its stored name with the right md5: hashed now or,
         without `verify`, known to `verified`. With another md5 it is a target if `overwrite`, else it failed.
         """
-        # Listed, not asked for by name: a file system may ignore case, and the mirror's names differ in it.
+        # List the folder instead of looking up names: some file systems ignore case, and names differ in it.
         names = set(os.listdir(self.folder)) if self.folder.is_dir() else set()
 
         def find(file: PlannedFile) -> tuple[Path | None, bool]:
@@ -76,7 +76,7 @@ class Transfer:
             for file, (path, right) in self._on_threads(find, self.files):
                 progress.advance(task)
                 states[file] = path, right
-                if right:
+                if right and path:
                     verified.add(path, file.md5)
         for file in self.files:
             path, right = states[file]
@@ -87,19 +87,19 @@ class Transfer:
         return sum(right for _, right in states.values())
 
     def size(self) -> int | None:
-        """Bytes of all `targets`, estimated from what the mirror says of some; None if it does not tell."""
+        """Bytes of all `targets`, estimated from the sizes of some; None if the mirror does not send sizes."""
         sample = list(self.targets)[:: max(1, len(self.targets) // _SAMPLE)]
         sizes = [size for _, size in self._on_threads(lambda file: self.fetcher.size(self.url(file)), sample)]
         told = [size for size in sizes if size is not None and size <= self.fetcher.max_file_size]
         return sum(told) * len(self.targets) // len(told) if told else None
 
     def parts_size(self) -> int:
-        """Bytes of `targets` that an earlier run has left."""
+        """Bytes of `targets` left by an earlier run."""
         parts = (target.with_name(target.name + PART) for target in self.targets.values())
         return sum(part.stat().st_size for part in parts if part.exists())
 
     def run(self, verified: VerifiedFiles, size: int | None) -> int:
-        """Fetches `targets`, about `size` bytes, and says how many came; the others are in `failed`.
+        """Fetch `targets`, about `size` bytes. Returns how many were downloaded; the others are in `failed`.
 
         Raises:
             OSError: the disk is full, or cannot be written.
@@ -145,7 +145,7 @@ class Transfer:
         )
 
     def _on_threads(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
-        """Yields (item, function(item)) as they come; what one call raises stops all of them."""
+        """Yield (item, function(item)) on completion; an exception in one call stops all of them."""
         pool = ThreadPoolExecutor(self.jobs)
         futures = {pool.submit(function, item): item for item in items}
         try:
@@ -159,7 +159,7 @@ class Transfer:
 
 
 def fetch_label_files(urls: dict[Path, str], fetcher: Fetcher, overwrite: bool) -> dict[str, str]:
-    """Makes each path the table of classes at its URL, unless one is there; {name: why} of failures."""
+    """Fetch each label file unless it is present. Returns {name: reason} of the failures."""
     failed = {}
     for target, url in urls.items():
         try:
@@ -170,7 +170,7 @@ def fetch_label_files(urls: dict[Path, str], fetcher: Fetcher, overwrite: bool) 
 
 
 def check_disk(folder: Path, needed: int) -> None:
-    """Raises `FetchError` where the disk of `folder` (which need not exist yet) has fewer bytes free."""
+    """Raise `FetchError` if the disk of `folder`, which need not exist yet, has fewer bytes free."""
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
@@ -182,7 +182,7 @@ def check_disk(folder: Path, needed: int) -> None:
 
 
 def _fetch_label_file(url: str, target: Path, fetcher: Fetcher, overwrite: bool) -> None:
-    # The mirror gives no md5 for these, so the header must do to tell them from an error page.
+    # There is no md5 for these, so the header has to tell them from an error page.
     def is_table(body: bytes) -> bool:
         return body.removeprefix(b"\xef\xbb\xbf").startswith(b"Index")
 

@@ -1,4 +1,4 @@
-"""Remembers which files of a folder were found right, so that nobody has to read terabytes twice."""
+"""Remember which files were verified, so that terabytes are not hashed twice."""
 
 import fcntl
 import json
@@ -19,12 +19,12 @@ class VerifiedFiles:
     Args:
         folder: where the files lie.
         writable: whether to record what `add` is told. The folder must exist, and is locked against other
-            processes until the context ends; raises `ConfigError` where another one has it.
+            processes until the context ends; raises `ConfigError` if another process holds the lock.
     """
 
     def __init__(self, folder: Path, writable: bool):
         self._file = _locked(folder / RECORD) if writable else None
-        self._known: dict[str, tuple] = {}
+        self._known: dict[str, tuple[int, int, str]] = {}
         if (folder / RECORD).exists():
             for line in (folder / RECORD).read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
@@ -43,11 +43,11 @@ class VerifiedFiles:
             self._file.close()
 
     def knows(self, path: Path, md5: str) -> bool:
-        """Whether `path` was found to have this md5, and has not changed since."""
+        """Whether `path` was verified to have this md5 and has not changed since."""
         return self._known.get(path.name) == _state(path, md5)
 
     def add(self, path: Path, md5: str) -> None:
-        """Remembers that `path` has this md5."""
+        """Record that `path` has this md5."""
         if self._file and not self.knows(path, md5):
             self._known[path.name] = _state(path, md5)
             # The line break comes first, so that a line torn by a crash does not spoil this one.
@@ -67,7 +67,7 @@ def _locked(path: Path) -> TextIO:
     except BlockingIOError:
         file.close()
         raise ConfigError(
-            f"{path.parent}: another download is at work in this folder; wait for its end, or stop it"
+            f"{path.parent}: another download is at work in this folder; wait for it to finish, or stop it"
         ) from None
     except OSError:
         pass  # a file system without locks, as some clusters have, must still be usable

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
@@ -14,7 +14,7 @@ from yt8m.eval.per_class import TopKPredictions, draw_curves, write_classes, wri
 from yt8m.extras import is_installed
 from yt8m.files import write_json
 from yt8m.metric_table import PREFIX
-from yt8m.metrics import make_metrics
+from yt8m.metrics import MAP, make_metrics
 from yt8m.module import VideoClassifier
 from yt8m.train.results import print_results, provenance
 from yt8m.train.session import lightning_session, make_trainer, restore
@@ -62,7 +62,7 @@ class PairsOfAllRanks(Callback):
         self.prefix = prefix
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: VideoClassifier) -> None:
-        self.pairs = _pairs(pl_module.metrics[self.prefix])
+        self.pairs = _pairs(cast(MetricCollection, pl_module.metrics[self.prefix]))
 
     on_test_epoch_end = on_validation_epoch_end
 
@@ -111,4 +111,4 @@ def _pairs(metrics: MetricCollection) -> TopKPredictions:
     """The pairs behind `metrics`, of all ranks."""
     metric = metrics["map"]
     with metric.sync_context(dist_sync_fn=metric.dist_sync_fn):
-        return TopKPredictions.of(metric)
+        return TopKPredictions.of(cast(MAP, metric))

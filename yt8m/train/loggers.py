@@ -8,7 +8,7 @@ import math
 import os
 import warnings
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
@@ -123,7 +123,8 @@ class TensorBoardLogger(pl.loggers.TensorBoardLogger):
         self.log_hyperparams(settings, {f"best/{metric}": math.nan})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracer's remarks on constants
-            self.log_graph(classifier, classifier.example())
+            inputs = cast(Any, classifier.example())  # a tuple, which the type leaves out
+            self.log_graph(classifier, inputs)
 
 
 class MLFlowLogger(pl.loggers.MLFlowLogger):
