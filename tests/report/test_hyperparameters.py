@@ -41,7 +41,7 @@ def test_hyperparameters_that_change_together_are_one():
             Path(str(n)),
             config={
                 "model._target_": f"yt8m.models.{m}.{m.upper()}",
-                "model.size": s,
+                "dataset.size": s,
                 "optimizer.lr": lr,
                 "seed": 0,
                 "output_dir": str(n),
@@ -53,6 +53,27 @@ def test_hyperparameters_that_change_together_are_one():
         )
     ]
     model, lr = varied(runs, "val/gap")
-    assert (model.key, model.values, model.together) == ("model", ["A", "A", "B", "B"], ["model.size"])
+    assert (model.key, model.values, model.together) == ("model", ["A", "A", "B", "B"], ["dataset.size"])
     assert (lr.key, lr.values, lr.together) == ("optimizer.lr", [0.1, 0.2, 0.1, 0.2], [])
     assert model.importance > 0.9 > 0.1 > lr.importance
+
+
+def test_the_default_widths_of_two_networks_are_no_choice():
+    """Two networks have different settings by nature; only what differs between runs of one network was chosen."""
+    networks = {
+        "NN": {"model.hidden_sizes": "[8192]", "model.dropout": 0.5},
+        "BiLSTM": {"model.hidden_size": 2096},
+    }
+    made = [
+        Run(
+            Path(f"{name}{rate}"),
+            name=f"{name}{rate}",
+            config={"model._target_": name, **settings, "optimizer.lr": rate},
+            metrics={"val/gap": rate},
+        )
+        for name, settings in networks.items()
+        for rate in (0.1, 0.2)
+    ]
+    assert {one.key for one in varied(made, "val/gap")} == {"model", "optimizer.lr"}
+    made[0].config["model.dropout"] = 0.1
+    assert {one.key for one in varied(made, "val/gap")} == {"model", "optimizer.lr", "model.dropout"}

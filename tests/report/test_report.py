@@ -193,7 +193,7 @@ def test_a_broken_best_checkpoint_is_one_line(runs, report, tmp_path, capsys):
     checkpoint = folder / "checkpoints" / "best.ckpt"
     whole = checkpoint.read_bytes()
     hostile = torch.load(checkpoint, weights_only=True)
-    sample = {"_target_": "yt8m.datamodules.synthetic.write_sample", "root": str(tmp_path / "written")}
+    sample = {"_target_": "yt8m.datamodules.sample.write_sample", "root": str(tmp_path / "written")}
     hostile["hyper_parameters"]["config"]["dataset"] = sample
     broken = {
         "text": b"hello",

@@ -68,6 +68,8 @@ def varied(runs: list[Run], metric: str) -> list[Hyperparameter]:
     found: dict[tuple[int, ...], Hyperparameter] = {}
     for key in sorted(keys, key=lambda key: (not key.endswith("._target_"), key.count("."), key)):
         values = [_value(run.config[key]) if key in run.config else DEFAULT for run in runs]
+        if not _is_chosen(key, values, runs):
+            continue
         partition = tuple(map(values.index, values))
         name = key.removesuffix("._target_")
         if partition in found:
@@ -75,6 +77,13 @@ def varied(runs: list[Run], metric: str) -> list[Hyperparameter]:
         elif len(set(partition)) > 1:
             found[partition] = Hyperparameter(name, values, importance(values, scores), [])
     return sorted(found.values(), key=lambda one: (one.importance is None, -(one.importance or 0), one.key))
+
+
+def _is_chosen(key: str, values: list[float | str], runs: list[Run]) -> bool:
+    """Whether runs that share the key's class differ in it: the default widths of two networks were not chosen."""
+    target = f"{key.partition('.')[0]}._target_"
+    classes = [run.config.get(target) if key != target else None for run in runs]
+    return len(set(zip(classes, values, strict=True))) > len(set(classes))
 
 
 def importance(values: list[float | str], scores: list[float]) -> float | None:
