@@ -1,4 +1,4 @@
-"""Writes the generated parts of docs/models.md from the classes of the networks: `make docs`."""
+"""Writes the generated parts of README.md and docs/ from the classes of networks and metrics: `make docs`."""
 
 import importlib
 import inspect
@@ -12,8 +12,11 @@ import torch
 import yaml
 from torch import nn
 
+import yt8m.metrics
+from yt8m.metric_table import METRICS
+
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "models.md"
+PAGES = [ROOT / "README.md", ROOT / "docs" / "guide.md", ROOT / "docs" / "models.md"]
 SIZES = [  # heading, classes, width
     ("parameters, 3,846 classes", 3846, 1),
     ("3,862 classes", 3862, 1),
@@ -38,16 +41,48 @@ def parameters(network: type[nn.Module], num_classes: int, width: float) -> int:
         return sum(p.numel() for p in network(num_classes=num_classes, width=width).parameters())
 
 
+def reads(network: Any) -> str:
+    """Which of its two inputs a network reads."""
+    inputs = {"video": network.needs_video, "frames": network.needs_frames}
+    return " and ".join(name for name, needed in inputs.items() if needed)
+
+
+def summary(described: Any) -> str:
+    """The first paragraph of a docstring in one line."""
+    return (inspect.getdoc(described) or "").partition("\n\n")[0].replace("\n", " ")
+
+
+def short_overview() -> Iterator[str]:
+    """A table with a row per network, for the README."""
+    yield "| `model=` | reads | what it is | parameters |"
+    yield "|---|---|---|---:|"
+    for name, network in networks().items():
+        size = f"{parameters(network, 3862, 1) / 1e6:.0f} M"
+        yield f"| [`{name}`](docs/models.md#{name}) | {reads(network)} | {summary(network)} | {size} |"
+
+
+def metrics() -> Iterator[str]:
+    """A table with a row per metric of `yt8m.metric_table`."""
+    yield "| in `metrics.json` | name | best | what it is |"
+    yield "|---|---|---|---|"
+    for key, row in METRICS.items():
+        described = getattr(yt8m.metrics, row.class_name) if row.class_name else None
+        what = (
+            summary(described).replace(f"{row.title}: ", "", 1)
+            if described
+            else "The loss that `loss=NAME` chooses."
+        )
+        best = "highest" if row.mode == "max" else "lowest"
+        yield f"| `val/{key}` | {row.title} | {best} | {what[0].upper()}{what[1:]} |"
+
+
 def overview() -> Iterator[str]:
     """A table with a row per network: what it reads, what it is, its size."""
     yield f"| `model=` | reads | what it is | {' | '.join(heading for heading, *_ in SIZES)} |"
     yield "|---|---|---|" + "---:|" * len(SIZES)
     for name, network in networks().items():
-        inputs = {"video": network.needs_video, "frames": network.needs_frames}
-        reads = " and ".join(name for name, needed in inputs.items() if needed)
         counts = [f"{parameters(network, *size):,}" for _, *size in SIZES]
-        summary = inspect.getdoc(network).partition("\n\n")[0].replace("\n", " ")
-        yield f"| [`{name}`](#{name}) | {reads} | {summary} | {' | '.join(counts)} |"
+        yield f"| [`{name}`](#{name}) | {reads(network)} | {summary(network)} | {' | '.join(counts)} |"
 
 
 def details() -> Iterator[str]:
@@ -76,16 +111,21 @@ def shown(default: Any) -> str:
     return str(default)
 
 
+GENERATED = {"networks": short_overview, "metrics": metrics, "overview": overview, "details": details}
+
+
 def filled(page: str) -> str:
-    """The page with its generated parts made anew; each is between `<!-- NAME -->` and `<!-- end of NAME -->`."""
-    for name, lines in (("overview", overview()), ("details", details())):
+    """The page with its generated parts replaced: each is between `<!-- NAME (make docs) -->` and its end."""
+    for name, lines in GENERATED.items():
         begin, end = f"<!-- {name} (make docs) -->\n", f"<!-- end of {name} -->"
-        before, _, rest = page.partition(begin)
-        _, _, after = rest.partition(end)
-        page = before + begin + "\n" + "\n".join(lines).strip() + "\n\n" + end + after
+        before, found, rest = page.partition(begin)
+        if found:
+            _, _, after = rest.partition(end)
+            page = before + begin + "\n" + "\n".join(lines()).strip() + "\n\n" + end + after
     return page
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    sys.stdout.write(f"{PAGE.relative_to(ROOT)} is up to date\n")
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+        sys.stdout.write(f"{page.relative_to(ROOT)} is up to date\n")

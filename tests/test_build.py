@@ -68,7 +68,7 @@ def test_a_config_cannot_name_foreign_code():
         ("optimizer", "torch.load"),
         ("scheduler", "torch.load"),
         ("dataset", "yt8m.datamodules.sample.write_sample"),
-        ("dataset", "yt8m.datamodules.synthetic.write_sample"),
+        ("dataset", "yt8m.datamodules.sample.write_sample"),
         ("dataset", "yt8m.datamodules.dataset.ShardDataset"),
     ]:
         with pytest.raises(ConfigError, match=rf"^{key}\._target_: expected a (class|function)[^\n]*$"):

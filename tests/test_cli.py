@@ -126,7 +126,7 @@ def test_interrupted_at_once():
     """Ctrl-C while Python still imports: one line, whenever it comes."""
     for delay in (0.1, 0.2, 0.4):
         process = subprocess.Popen(
-            [sys.executable, "-m", "yt8m.verify", "dataset.root=/nowhere"],
+            [sys.executable, "-m", "yt8m.verify", "dataset=yt8m_video", "dataset.root=/nowhere"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -1,4 +1,4 @@
-"""docs/models.md is made from the classes of the networks."""
+"""Tables of networks and metrics in README.md and docs/ are made from the classes."""
 
 import re
 
@@ -6,9 +6,12 @@ from docs import generate
 from tests.models.networks import MODELS, arguments
 
 
-def test_the_page_is_up_to_date():
-    page = generate.PAGE.read_text(encoding="utf-8")
-    assert generate.filled(page) == page, "run `make docs`"
+def test_the_pages_are_up_to_date():
+    pages = {path.name: path.read_text(encoding="utf-8") for path in generate.PAGES}
+    for name, page in pages.items():
+        assert generate.filled(page) == page, f"{name}: run `make docs`"
+    for part in generate.GENERATED:
+        assert sum(f"<!-- {part} (make docs) -->" in page for page in pages.values()) == 1, part
 
 
 def test_every_network_and_argument_is_described():

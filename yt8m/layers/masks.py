@@ -6,12 +6,12 @@ from torch import Tensor
 
 def valid_frames(x: Tensor, num_frames: Tensor) -> Tensor:
     """Which frames of `x [B, T, D]` are not padding, bool `[B, T]`."""
-    return torch.arange(x.shape[1], device=x.device) < num_frames.to(x.device)[:, None]
+    return torch.arange(x.shape[1], device=x.device) < num_frames[:, None]
 
 
 def last_valid(x: Tensor, num_frames: Tensor) -> Tensor:
     """The last valid frame of each video, `[B, T, D] -> [B, D]`."""
-    return x[torch.arange(x.shape[0], device=x.device), num_frames.to(x.device) - 1]
+    return x[torch.arange(x.shape[0], device=x.device), num_frames - 1]
 
 
 def reverse_valid(x: Tensor, num_frames: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def reverse_valid(x: Tensor, num_frames: Tensor) -> Tensor:
     Applying it twice gives `x` back.
     """
     time = torch.arange(x.shape[1], device=x.device)
-    mirrored = (num_frames.to(x.device)[:, None] - 1 - time) % x.shape[1]  # [B, T]; padding wraps around
+    mirrored = (num_frames[:, None] - 1 - time) % x.shape[1]  # [B, T]; padding wraps around
     return x.gather(1, mirrored[..., None].expand_as(x))
 
 
