@@ -287,3 +287,12 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch, capfd):
             "train", "model=nn", "dataset=yt8m_video", "dataset.root=~/videos", f"hydra.run.dir={tmp_path}/r"
         )
     assert f"found nothing at {tmp_path}/videos" in capfd.readouterr().err
+
+
+def test_a_large_network_on_a_cpu_comes_with_a_hint(tmp_path, tiny_sample, monkeypatch, capfd):
+    monkeypatch.setattr("yt8m.train.run.SLOW_ON_A_CPU", 1000)
+    train(tmp_path / "large", *TINY, *tiny_sample, "debug=fast")
+    assert "model.width=0.125 narrows it" in capfd.readouterr().err
+    monkeypatch.undo()
+    train(tmp_path / "small", *TINY, *tiny_sample, "debug=fast")
+    assert "model.width" not in capfd.readouterr().err

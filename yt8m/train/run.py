@@ -26,6 +26,8 @@ from yt8m.train.stop import StopOnDivergence, resume_command
 
 log = logging.getLogger(__name__)
 
+SLOW_ON_A_CPU = 50_000_000  # parameters
+
 
 def train(config: dict[str, Any]) -> float:
     """Train as `conf/train.yaml` says; the best value of `optimized_metric`.
@@ -94,7 +96,13 @@ def _train(config: dict[str, Any]) -> float:
         check_resumable(content, ckpt_path, classifier, trainer)
         check_position(content, ckpt_path, datamodule)
     _log_setup(loggers, config, classifier)
-    log.info("%s: %s parameters", type(classifier.model).__name__, f"{count_parameters(classifier):,}")
+    size = count_parameters(classifier)
+    log.info("%s: %s parameters", type(classifier.model).__name__, f"{size:,}")
+    if size > SLOW_ON_A_CPU and trainer.strategy.root_device.type == "cpu":
+        log.warning(
+            "the first step of a network of this size can take minutes on a CPU; model.width=0.125 narrows it, "
+            "experiment=quickstart trains in minutes"
+        )
 
     trainer.fit(classifier, datamodule, ckpt_path=ckpt_path, weights_only=True)
     earlier: dict[str, Any] = {}
