@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.training import run_command
-from yt8m.errors import ConfigError
-from yt8m.extras import PACKAGES, require
+from yt8m.errors import PACKAGES, ConfigError, require
 
 PROJECT = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
 
@@ -21,7 +20,7 @@ def test_every_hint_names_an_extra_that_brings_the_package():
 
 
 def test_a_missing_package_is_one_line(monkeypatch):
-    monkeypatch.setattr("yt8m.extras.is_installed", lambda package: False)
+    monkeypatch.setattr("yt8m.errors.is_installed", lambda package: False)
     with pytest.raises(ConfigError, match=r"^logger=wandb: expected the package wandb, .* 'yt8m\[wandb\]'$"):
         require("wandb", "logger=wandb")
 

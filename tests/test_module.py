@@ -8,8 +8,8 @@ import torch
 
 from yt8m.datamodules.dataset import Batch
 from yt8m.errors import ConfigError
-from yt8m.module import VideoClassifier, clip_each_
-from yt8m.schedulers import cosine, exponential
+from yt8m.module import VideoClassifier
+from yt8m.schedulers import clip_each_, cosine, exponential
 
 SIZES = {"rgb": 6, "audio": 2}
 QUIET = {

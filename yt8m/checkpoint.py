@@ -9,7 +9,7 @@ import inspect
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytorch_lightning as pl
 import torch
@@ -18,11 +18,8 @@ from torch import Tensor, nn
 from yt8m.build import INSTANCE, build
 from yt8m.errors import ConfigError
 
-if TYPE_CHECKING:
-    from yt8m.module import VideoClassifier
-
 T = TypeVar("T")
-C = TypeVar("C", bound="VideoClassifier")
+C = TypeVar("C", bound=pl.LightningModule)
 
 WEIGHTS = "model."  # prefix of the network's tensors in the state dict
 
@@ -124,7 +121,7 @@ def check_weights(path: Path, state_dict: Mapping[str, Tensor], network: nn.Modu
 
 
 def check_resumable(
-    content: Mapping[str, Any], path: Path, classifier: "VideoClassifier", trainer: pl.Trainer
+    content: Mapping[str, Any], path: Path, classifier: pl.LightningModule, trainer: pl.Trainer
 ) -> None:
     """Check that training can resume from a checkpoint with this run's network, optimizer and trainer.
 
@@ -134,7 +131,7 @@ def check_resumable(
     hparams = content["hyper_parameters"]
     theirs, ours = describe_network(hparams), describe_network(classifier.hparams)
     try:
-        check_weights(path, content["state_dict"], classifier.model, "this run's network")
+        check_weights(path, content["state_dict"], cast(nn.Module, classifier.model), "this run's network")
     except ConfigError as error:
         if theirs == ours:
             raise

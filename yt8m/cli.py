@@ -96,8 +96,8 @@ def describe(error: Exception, name: str) -> tuple[str, int] | None:
     from hydra.errors import HydraException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-    from yt8m.extras import PACKAGES, missing
-    from yt8m.hydra_errors import explain
+    from yt8m.config import explain
+    from yt8m.errors import PACKAGES, missing
 
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: expected a value, found none; see --help for an example", 2

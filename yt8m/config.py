@@ -1,7 +1,10 @@
-"""Where Hydra finds the configuration, and what its files can call."""
+"""Where Hydra finds the configuration, what its files can call, and one line about arguments that it rejects."""
 
+import difflib
 import inspect
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +56,86 @@ _register: Any = OmegaConf.register_resolver if _new else OmegaConf.register_new
 _register("options", options, replace=True)
 _register("as_folder", as_folder, replace=True)
 _register("mode_of", mode_of, replace=True)
+
+
+# Options of Hydra's own groups that a plugin provides, and the extra that installs the plugin.
+_EXTRAS = {
+    "hydra/sweeper/optuna": "search",
+    "hydra/launcher/joblib": "launchers",
+    "hydra/launcher/submitit_local": "launchers",
+    "hydra/launcher/submitit_slurm": "launchers",
+    "hydra/launcher/ray": "ray",
+    "hydra/launcher/ray_aws": "ray",
+}
+
+
+def explain(error: Exception, command: str) -> str:
+    """One line about an argument that Hydra or OmegaConf rejected, and what to write instead."""
+    message = " ".join(str(error).partition("Config search path")[0].split())
+    if match := re.search(r"Could not override '([^']+)'", message):
+        return _unknown_key(match[1], command)
+    if match := re.search(r"Could not find '([^']+)'(?: Available options in '[^']+': (.*))?", message):
+        return _unknown_option(match[1], (match[2] or "").split())
+    if "Config group override must be a string" in message:
+        found = next((arg for arg in sys.argv[1:] if re.fullmatch(r"[\w/]+=(null)?", arg)), "GROUP=null")
+        return f"{found}: expected the name of an option, found null; leave the argument out"
+    match = re.search(r"full_key: (\w+)\.", message)
+    if match and _is_foreign_folder(match[1], command):
+        return f"{match[1]}: the files of conf/{match[1]} are not options of this command; see --help"
+    return f"{message}; see --help"
+
+
+def _unknown_key(key: str, command: str) -> str:
+    known = [*_settings(command), *_groups(command)]
+    if _is_foreign_folder(key, command):
+        return f"{key}: the files of conf/{key} are not options of this command; see --help"
+    parent, _, name = key.rpartition(".")
+    siblings = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == parent}
+    namesakes = [other for other in known if other.endswith(f".{name}")]
+    near = [siblings[one] for one in difflib.get_close_matches(name, siblings, n=1)] or namesakes
+    near = near or difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+    if near:
+        return f"{key}: no such setting; did you mean {near[0]}? See --help"
+    if f"{parent}._target_" in known:
+        return (
+            f"{key}: no such setting; to pass it to {parent}'s class all the same, write +{key}=…; see --help"
+        )
+    return f"{key}: no such setting; see --help"
+
+
+def _unknown_option(path: str, options: list[str]) -> str:
+    if path in _EXTRAS:
+        return f"{path}: not installed; pip install 'yt8m[{_EXTRAS[path]}]'"
+    group, _, name = path.rpartition("/")
+    near = difflib.get_close_matches(name, options, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    if not options:
+        return f"{group}={name}: no such option; see --help"
+    return f"{group}={name}: expected one of {', '.join(options)}{hint}"
+
+
+def _settings(command: str) -> Iterator[str]:
+    """Every key of a command's configuration, dotted."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+        config = OmegaConf.to_container(compose(command), resolve=False)
+    yield from _dotted(config)
+
+
+def _is_foreign_folder(name: str, command: str) -> bool:
+    return Path(CONFIG_DIR, name).is_dir() and name not in _groups(command)
+
+
+def _groups(command: str) -> list[str]:
+    """The config groups in a command's defaults list."""
+    primary = Path(CONFIG_DIR, f"{command}.yaml").read_text(encoding="utf-8")
+    return re.findall(r"^  - (?:override )?(\w+): ", primary, re.MULTILINE)
+
+
+def _dotted(tree: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield f"{prefix}{key}"
+            yield from _dotted(value, f"{prefix}{key}.")

@@ -4,6 +4,8 @@ The message of each is one line: what is wrong and where (a config key, or file 
 what was found, and what to do. Commands print it without a traceback.
 """
 
+import importlib.util
+
 
 class YT8MError(Exception):
     """Base class: the work failed."""
@@ -43,3 +45,34 @@ class FetchError(YT8MError, RuntimeError):
 
 class WriteError(YT8MError, RuntimeError):
     """A file could not be written; an earlier version of it is untouched."""
+
+
+#: Optional packages by importable name, and the extra of the installation that brings each.
+PACKAGES = {
+    "wandb": "wandb",
+    "tensorboard": "tensorboard",
+    "mlflow": "mlflow",
+    "matplotlib": "plots",
+    "pyarrow": "parquet",
+}
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported; does not import it."""
+    return importlib.util.find_spec(package) is not None
+
+
+def require(package: str, needed_by: str) -> None:
+    """Raise ConfigError with the pip command if an optional package is missing.
+
+    Args:
+        package: importable name, a key of `PACKAGES`.
+        needed_by: what the user set, such as `logger=wandb`.
+    """
+    if not is_installed(package):
+        raise ConfigError(missing(package, needed_by))
+
+
+def missing(package: str, needed_by: str) -> str:
+    """One line about a missing package, with the pip command."""
+    return f"{needed_by}: expected the package {package}, found none; pip install 'yt8m[{PACKAGES[package]}]'"

@@ -16,8 +16,10 @@ from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.quantization import RANGE, dequantize
 from yt8m.errors import ConfigError, DivergedError
 from yt8m.labels import ClassInfo, Genres
+from yt8m.layers.masks import pad
 from yt8m.metric_table import PREFIX
 from yt8m.metrics import MeanLoss, make_metrics
+from yt8m.schedulers import clip_each_
 from yt8m.schema import Classifier, check
 
 #: video float `[B, D]`, frames float `[B, T, D]`, num_frames int64 `[B]`; None for what a network does not use.
@@ -141,9 +143,7 @@ class VideoClassifier(pl.LightningModule):
             ConfigError: the file is no such checkpoint, is damaged, or needs an object or a package's code.
         """
         if not weights_only:
-            raise ConfigError(
-                "weights_only: expected true, found false; checkpoints are read without running code"
-            )
+            raise ConfigError("weights_only: expected true, found false; no code in a checkpoint is run")
         classifier = load(cls, Path(checkpoint_path), overrides, strict, trusted_packages)
         return classifier if map_location is None else classifier.to(map_location)
 
@@ -177,8 +177,8 @@ class VideoClassifier(pl.LightningModule):
 
     def genre_labels(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Genres of the batch's labels, and of its rated labels (None: all are rated): bool `[B, G]`."""
-        mask = None if batch.label_mask is None else self.genres.of_labels(batch.label_mask, len(batch))
-        return self.genres.of_labels(cast(Tensor, batch.label_index), len(batch)), mask
+        rated = None if batch.label_mask is None else self.genres.of_labels(batch.label_mask, len(batch))
+        return self.genres.of_labels(cast(Tensor, batch.label_index), len(batch)), rated
 
     def forward(
         self, video: Tensor | None, frames: Tensor | None = None, num_frames: Tensor | None = None
@@ -202,22 +202,16 @@ class VideoClassifier(pl.LightningModule):
         features, num_frames = batch.features, batch.num_frames
         if self.hparams.level == "video":
             return self._normalize(features), None, num_frames
-        total = len(features)
         if features.dtype == torch.uint8:
             features = dequantize(features, self.hparams.quantization)  # [N, D]
-        rows = torch.repeat_interleave(num_frames, output_size=total)
+        rows = torch.repeat_interleave(num_frames, output_size=len(features))  # [N]
         padded = sums = None
         if frames:
             length = self.hparams.max_frames if self.hparams.pad_to == "max" else batch.longest
-            starts = num_frames.cumsum(0) - num_frames
-            columns = torch.arange(total, device=rows.device) - starts[rows]
-            padded = features.new_zeros(len(batch), length, features.shape[1])  # [B, T, D]
-            padded[rows, columns] = features
+            padded = pad(features, rows, num_frames, length)  # [B, T, D]
         if video:
-            if padded is not None:
-                sums = padded.sum(dim=1)
-            else:
-                sums = features.new_zeros(len(batch), features.shape[1]).index_add_(0, rows, features)
+            zeros = features.new_zeros(len(batch), features.shape[1])
+            sums = zeros.index_add_(0, rows, features) if padded is None else padded.sum(dim=1)
         return (
             None if sums is None else self._normalize(sums / num_frames[:, None]),
             None if padded is None else self._normalize(padded),
@@ -403,14 +397,3 @@ class VideoClassifier(pl.LightningModule):
 
     def _normalize(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=-1) if self.hparams.normalize == "l2" else vectors
-
-
-def clip_each_(parameters: Any, norm: float) -> None:
-    """Scale each gradient on its own to an L2 norm of at most `norm`, in place, without a GPU sync.
-
-    Source: the YouTube-8M starter code's utils.clip_gradient_norms.
-    """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if gradients:
-        norms = torch._foreach_norm(gradients)
-        torch._foreach_mul_(gradients, [(norm / (n + 1e-12)).clamp(max=1.0) for n in norms])

@@ -262,7 +262,7 @@ def test_mistakes_are_told_in_a_line(predict, tmp_path, capsys, overrides, says)
 
 
 def test_parquet_without_pyarrow_names_the_extra(predict, monkeypatch, capsys):
-    monkeypatch.setattr("yt8m.extras.is_installed", lambda package: False)
+    monkeypatch.setattr("yt8m.errors.is_installed", lambda package: False)
     with pytest.raises(SystemExit):
         predict("format=parquet")
     assert "pip install 'yt8m[parquet]'" in capsys.readouterr().err

@@ -193,7 +193,7 @@ def test_mlflow_continues_its_run(tmp_path, tiny_sample, monkeypatch):
 
 
 def test_a_missing_extra_is_one_line_with_the_pip_command(tmp_path, tiny_sample, monkeypatch, capfd):
-    monkeypatch.setattr("yt8m.extras.is_installed", lambda package: False)
+    monkeypatch.setattr("yt8m.errors.is_installed", lambda package: False)
     for extra in ("wandb", "tensorboard", "mlflow"):
         with pytest.raises(SystemExit) as ended:
             run_command("train", f"hydra.run.dir={tmp_path}", *TINY, *tiny_sample, f"logger={extra}")

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from yt8m.cli import RUNS_RECORD
-from yt8m.errors import ConfigError
-from yt8m.extras import require
+from yt8m.errors import ConfigError, require
 
 # What `wandb agent` logs before it starts a run; arguments with spaces are in quotes.
 _STARTS = re.compile(rb"About to run command: (.*)")

@@ -10,8 +10,8 @@ from torch import Tensor
 from torchmetrics import MetricCollection, SumMetric
 
 from yt8m.datamodules.batch import Batch
+from yt8m.errors import is_installed
 from yt8m.eval.per_class import TopKPredictions, draw_curves, write_classes, write_genres
-from yt8m.extras import is_installed
 from yt8m.files import write_json
 from yt8m.metric_table import PREFIX
 from yt8m.metrics import MAP, make_metrics

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from yt8m.errors import ConfigError
-from yt8m.extras import require
+from yt8m.errors import ConfigError, require
 from yt8m.predict.ensemble import Ensemble, check_same_task, normalized_weights
 from yt8m.predict.output import OutputFile
 from yt8m.predict.writers import ENDINGS, WRITERS, SegmentsWriter, segment_classes

@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 import yt8m
-from yt8m.extras import require
+from yt8m.errors import require
 from yt8m.metric_table import METRICS, metric_of
 from yt8m.module import VideoClassifier
 
