@@ -94,7 +94,7 @@ def test_every_job_of_a_multirun_is_a_wandb_run_of_its_own_also_one_that_fails(t
                 "logger=wandb",
                 *OFFLINE,
             ),
-            *("test=false", "+trainer.limit_val_batches=1", "dataset.id_key=id,nothing,id"),
+            *("test=false", "+trainer.limit_val_batches=1", "optimizer.lr=1e-3,1e30,2e-3"),
         )
     ids, codes = [], []
     for number in range(3):
