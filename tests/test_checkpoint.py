@@ -306,7 +306,7 @@ def test_what_is_neither_section_nor_object_is_refused():
         ({"loss": "bce"}, r"^loss: expected a section or a function, found 'bce'"),
         ({"num_classes": 0}, r"^num_classes: expected a whole number from 1 to 10,000,000, found 0$"),
         ({"feature_sizes": {}}, r"^feature_sizes: expected names and sizes of features, found {}$"),
-        ({"level": "video"}, r"OwnNet needs frames, found video-level records"),
+        ({"level": "video"}, r"OwnNet needs frames, expected level frame"),
     ]:
         message = refusal(own, **arguments)
         assert re.search(says, message), message

@@ -247,9 +247,12 @@ def test_checkpoints_that_differ_are_not_averaged(predict, checkpoint, tmp_path,
         (["overwrite=no"], "overwrite: expected true or false, found 'no'"),
         (["top_k=0"], "top_k: expected a whole number, 1 or more, found 0"),
         (["dataset.test=nothing*"], "dataset.test: expected shards at"),
-        (["output=/nowhere/out.csv"], "output: expected a folder at /nowhere"),
+        (["output=/absent-folder/out.csv"], "output: expected a folder at /absent-folder"),
         (["ckpt_path=null"], "ckpt_path: expected a checkpoint"),
-        (["ckpt_path=/nowhere.ckpt"], "ckpt_path: expected a checkpoint, found nothing at /nowhere.ckpt"),
+        (
+            ["ckpt_path=/absent-folder.ckpt"],
+            "ckpt_path: expected a checkpoint, found nothing at /absent-folder.ckpt",
+        ),
     ],
 )
 def test_mistakes_are_told_in_a_line(predict, tmp_path, capsys, overrides, says):
