@@ -126,7 +126,7 @@ def test_interrupted_at_once():
     """Ctrl-C while Python still imports: one line, whenever it comes."""
     for delay in (0.1, 0.2, 0.4):
         process = subprocess.Popen(
-            [sys.executable, "-m", "yt8m.verify", "dataset=yt8m_video", "dataset.root=/nowhere"],
+            [sys.executable, "-m", "yt8m.verify", "dataset=yt8m_video", "dataset.root=/absent-folder"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -212,7 +212,7 @@ def test_surroundings_that_fail_end_in_one_line(tmp_path, tiny_sample):
             2,
             "dataset.root: expected a folder, found ~nobody-at-all/data",
         ),
-        f"LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 {verify} dataset.root=/nowhere": (
+        f"LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 {verify} dataset.root=/absent-folder": (
             2,
             "dataset.root: expected",
         ),
