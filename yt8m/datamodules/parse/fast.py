@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from yt8m.datamodules.parse.layouts import Integers
-from yt8m.datamodules.tfrecord import FRAMING, header, mask
+from yt8m.datamodules.tfrecord import header, mask
 
 #: Reads the record at a position of the batch carefully; its features [n, D], n = 0 for a record that is skipped.
 CarefulRead = Callable[[int], np.ndarray]
@@ -34,15 +34,15 @@ class FastRows(NamedTuple):
     mixed: bool = False
 
 
-def sound(sizes: Sequence[int], headers: bytes, footers: np.ndarray, crcs: Sequence[int]) -> np.ndarray:
-    """Which records, bool [B], have the header of their size and the CRC of their payload.
+def sound(lengths: Sequence[int], headers: bytes, footers: np.ndarray, crcs: Sequence[int]) -> np.ndarray:
+    """Which records, bool [B], have the right header and CRC.
 
-    ``sizes`` count the framing; ``headers`` are all headers, one after another, ``footers`` the stored CRCs, uint32
-    [B], and ``crcs`` the computed ones.
+    ``lengths`` are those of the payloads; ``headers`` are all headers, one after another, ``footers`` the stored CRCs,
+    uint32 [B], and ``crcs`` the computed ones.
     """
     good = footers == mask(np.array(crcs, np.uint64))
-    expected = b"".join([header(size - FRAMING) for size in sizes])
+    expected = b"".join(map(header, lengths))
     if headers != expected:  # rarely: one comparison is faster than one per record
-        item = f"V{len(expected) // len(sizes)}"
+        item = f"V{len(expected) // len(lengths)}"
         good &= np.frombuffer(headers, item) == np.frombuffer(expected, item)
     return good

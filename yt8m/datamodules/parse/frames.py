@@ -16,7 +16,7 @@ from yt8m.datamodules.parse.fast import CarefulRead, FastRows, sound
 from yt8m.datamodules.parse.layouts import FeatureMaps, Values
 from yt8m.datamodules.parse.wire import BYTES, FLOATS, lists_layout
 from yt8m.datamodules.shards import Shards
-from yt8m.datamodules.tfrecord import FOOTER, HEADER
+from yt8m.datamodules.tfrecord import FOOTER, FRAMING, HEADER
 
 _MAX_LAYOUTS = 1 << 12  # by length in bytes, of which there are a few hundred
 
@@ -115,9 +115,7 @@ class FrameReader:
 
         positions, values, _ = self._scan(numbers, copy, read_carefully)
         usual = positions[values.places]
-        if len(usual) < len(
-            positions
-        ):  # damage, or an unusual context, is found after the frames were copied
+        if len(usual) < len(positions):  # found to be damaged or unusual after their frames were copied
             unusual = {position: careful(position) for position in np.setdiff1d(positions, usual).tolist()}
             parts = [
                 unusual[p] if p in unusual else out[starts[p] : starts[p] + counts[p]].copy()
@@ -155,7 +153,7 @@ class FrameReader:
         maps = self._shards.mapped(set(shards)) or {}
         arrays = {shard: np.frombuffer(mapped, np.uint8) for shard, mapped in maps.items()}
         positions, crcs, headers, footers, contexts = [], [], [], [], []
-        checksum = google_crc32c.value
+        checksum, layouts = google_crc32c.value, self._layouts
         for position, (shard, offset, size) in enumerate(zip(shards, offsets, sizes, strict=True)):
             data, start, end = maps.get(shard), offset + HEADER, offset + size - FOOTER
             if data is None:
@@ -164,7 +162,9 @@ class FrameReader:
             crc = checksum(arrays[shard][start:end])
             # CRCs are compared for all records at the end, so no byte here can be trusted.
             lists = _end_of_context(data, start)
-            layout = self._layout(data, lists, end) if lists < end else None
+            layout = layouts.get(end - lists)
+            if layout is None or not _has_layout(data, lists, layout):
+                layout = self._learn(data, lists, end) if lists < end else None
             if layout is None or not visit(position, data, lists, layout):
                 careful(position)
                 continue
@@ -175,7 +175,7 @@ class FrameReader:
             contexts.append(data[start:lists])
         visited = np.array(positions, np.int64)
         stored = np.frombuffer(b"".join(footers), "<u4")
-        good = np.flatnonzero(sound([sizes[p] for p in positions], b"".join(headers), stored, crcs))
+        good = np.flatnonzero(sound([sizes[p] - FRAMING for p in positions], b"".join(headers), stored, crcs))
         lengths = np.array([len(context) for context in contexts], np.int64)
         begins = np.cumsum(lengths) - lengths
         joined = np.frombuffer(b"".join(contexts), np.uint8)
@@ -191,11 +191,8 @@ class FrameReader:
             column += width
         return columns
 
-    def _layout(self, data: mmap.mmap, start: int, end: int) -> Lists | None:
+    def _learn(self, data: mmap.mmap, start: int, end: int) -> Lists | None:
         """Layout of the feature lists ``data[start:end]``; None if the careful reader has to read them."""
-        known = self._layouts.get(end - start)
-        if known is not None and _has_layout(data, start, known):
-            return known
         layout = lists_layout(data, start, end)
         if layout is None or not layout.lists.keys() >= self._features.keys():
             return None

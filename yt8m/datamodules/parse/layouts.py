@@ -67,46 +67,45 @@ class FeatureMaps:
 
     def _extract(
         self, data: np.ndarray, starts: np.ndarray, layouts: np.ndarray
-    ) -> tuple[Values | None, np.ndarray]:
-        """Values of messages of known layouts; else which messages, bool [B], hold a value that is unusual."""
+    ) -> tuple[Values, None] | tuple[None, np.ndarray]:
+        """Values of messages of known layouts; or else, which messages, bool [B], hold an unusual value."""
         spans = self._spans[layouts] + starts[:, None, None]  # [B, keys, 2]
         ids, unusual = _strings(data, *spans[:, 0].T)
-        if unusual.any():
+        if unusual is not None:
             return None, unusual
         integers = []
         for key, limit in enumerate(self._integers.values(), start=1):
             rows, firsts, lasts, packed, unusual = _varints(data, *spans[:, key].T)
-            if unusual.any():
+            if unusual is not None:
                 return None, unusual
             index = np.arange(len(packed)) - np.repeat(firsts, lasts - firsts + 1)  # of a byte in its varint
-            unusual = np.zeros(len(starts), bool)
-            if (index >= _VALUE_BYTES).any():
-                unusual[rows[lasts - firsts >= _VALUE_BYTES]] = True
-                return None, unusual
             values = np.zeros(0, np.int64)
             if len(packed):
+                if index.max() >= _VALUE_BYTES:
+                    return None, _mark(len(starts), rows[lasts - firsts >= _VALUE_BYTES])
                 values = np.add.reduceat((packed & 0x7F).astype(np.int64) << 7 * index, firsts)
-            if (values >= limit).any():
-                unusual[rows[values >= limit]] = True
-                return None, unusual
+                if values.max() >= limit:
+                    return None, _mark(len(starts), rows[values >= limit])
             integers.append(Integers(rows, values))
         if self._has_others:
             unusual = self._malformed(data, starts, layouts)
-            if unusual.any():
+            if unusual is not None:
                 return None, unusual
         floats = [spans[:, key] for key in range(1 + len(integers), spans.shape[1])]
-        return Values(starts, ids, self._present[layouts], integers, floats), np.zeros(len(starts), bool)
+        return Values(starts, ids, self._present[layouts], integers, floats), None
 
-    def _malformed(self, data: np.ndarray, starts: np.ndarray, layouts: np.ndarray) -> np.ndarray:
-        """Which messages, bool [B], have other integers that are malformed, and so are no valid message."""
+    def _malformed(self, data: np.ndarray, starts: np.ndarray, layouts: np.ndarray) -> np.ndarray | None:
+        """Which messages, bool [B], are invalid because other integers are malformed; None if all are valid."""
         others = self._others[layouts]  # [B, others, 2]
         number = others.shape[1]
         spans = (others + starts[:, None, None]).reshape(-1, 2)
         runs, firsts, lasts, packed, unusual = _varints(data, *spans.T)
-        if not unusual.any():
+        if unusual is None:
             # A varint has at most nine bytes; a negative number has ten, the last of which is 1.
             long = (lasts - firsts > 8) & ~((lasts - firsts == 9) & (packed[lasts] == 1))
-            unusual[runs[long]] = True
+            if not long.any():
+                return None
+            unusual = _mark(len(spans), runs[long])
         return unusual.reshape(-1, number).any(1)
 
     def _find(self, data: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -225,39 +224,46 @@ def _expand_ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
 
 
-def _strings(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """The UTF-8 strings at these places, and which of them, bool [B], are not UTF-8."""
+def _mark(count: int, places: np.ndarray) -> np.ndarray:
+    """bool [count], true at these places."""
+    marks = np.zeros(count, bool)
+    marks[places] = True
+    return marks
+
+
+def _strings(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tuple[list[str], np.ndarray | None]:
+    """The strings at these places; and which of them, bool [B], are not UTF-8, or None if all are."""
     joined = data[_expand_ranges(starts, ends)].tobytes()
     stops = np.cumsum(ends - starts).tolist()
-    places = list(zip([0, *stops], stops, strict=False))
-    broken = np.zeros(len(places), bool)
+    places = zip([0, *stops], stops, strict=False)
     if joined.isascii():
         text = joined.decode("ascii")
-        return [text[start:stop] for start, stop in places], broken
-    strings = []
+        return [text[start:stop] for start, stop in places], None
+    strings: list[str] = []
+    broken: list[int] = []
     for row, (start, stop) in enumerate(places):
         try:
             strings.append(joined[start:stop].decode())
         except UnicodeDecodeError:
-            broken[row] = True
-    return strings, broken
+            broken.append(row)
+    return strings, _mark(len(stops), np.array(broken)) if broken else None
 
 
 def _varints(
     data: np.ndarray, starts: np.ndarray, ends: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
     """The varints in packed runs.
 
     Returns:
         the run of each varint, its first and last byte, int64 [M]; the bytes of all runs; and which runs, bool [B],
-        end in the middle of a varint. If any does, the rest is meaningless.
+        end in the middle of a varint, or None if none does. If any does, the rest is meaningless.
     """
     lengths = ends - starts
     packed = data[_expand_ranges(starts, ends)]
-    stops = np.cumsum(lengths)
     closes = packed < 0x80
-    unfinished = lengths > 0
-    unfinished[unfinished] = ~closes[stops[unfinished] - 1]
+    filled = np.flatnonzero(lengths)
+    finished = closes[np.cumsum(lengths)[filled] - 1]
+    unfinished = None if finished.all() else _mark(len(lengths), filled[~finished])
     lasts = np.flatnonzero(closes)
     firsts = np.concatenate([[0], lasts + 1])[:-1]
     runs = np.repeat(np.arange(len(starts)), lengths)[lasts]

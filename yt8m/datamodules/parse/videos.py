@@ -127,4 +127,6 @@ class VideoReader:
                 records[start:end] = sources[shard][begin:stop]
                 crcs.append(checksum(data[start + HEADER : end - FOOTER]))
         headers = byte_windows(data, np.dtype((np.void, HEADER)))[starts].tobytes()
-        return data, sound(sizes.tolist(), headers, byte_windows(data, np.dtype("<u4"))[ends - FOOTER], crcs)
+        return data, sound(
+            (sizes - FRAMING).tolist(), headers, byte_windows(data, np.dtype("<u4"))[ends - FOOTER], crcs
+        )
