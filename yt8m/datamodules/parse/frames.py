@@ -86,23 +86,25 @@ class FrameReader:
         return FeatureMaps(id_key, {"labels": num_classes}, {})
 
     def _read(self, numbers: Sequence[int], out: np.ndarray, careful: CarefulRead) -> FastRows:
-        columns = self._columns(out)
+        columns, floats = self._columns(out), self._kind == FLOATS
         starts, counts = [0] * len(numbers), [0] * len(numbers)
         row = 0
 
         def copy(position: int, data: mmap.mmap, lists: int, layout: Lists) -> bool:
             nonlocal row
-            stop = row + layout.frames
-            for item, count, start, headers, column in layout.lists:
+            kept, _, parts = layout
+            stop = row + kept
+            for item, count, start, headers, column in parts:
                 frames = np.ndarray(count, item, data, lists + start)
                 # As whole items, headers compare in a third of the time that a matrix of bytes takes.
                 if frames["header"].tobytes() != headers:
                     return False
                 if column is not None:
-                    columns[column][row:stop] = frames["content"][: layout.frames]
-            if self._kind == FLOATS and not np.isfinite(out[row:stop]).all():
+                    columns[column][row:stop] = frames["content"][:kept]
+            if floats and not np.isfinite(out[row:stop]).all():
                 return False
-            starts[position], counts[position] = row, layout.frames
+            starts[position] = row
+            counts[position] = kept
             row = stop
             return True
 
