@@ -1,10 +1,10 @@
-"""What `dataset.bucket_by_length` saves: padded frames, and time of a training step of `stream_lstm`.
+"""What `dataset.bucket_by_length` saves: padded frames, and time per training step of `stream_lstm`.
 
-    python benchmarks/bucketing.py                       # 1,024 made-up videos of 120 to 300 frames, an eighth as wide
+    python benchmarks/bucketing.py                # 1,024 synthetic videos of 120 to 300 frames, an eighth as wide
     python benchmarks/bucketing.py --narrow 1 --videos 128 --batch-size 16 --rounds 2    # full width: minutes a step
 
-Epochs over the same videos take turns, batches put together by chance and by length, whatever comes out of the loader;
-a step is the padding of the batch, forward, loss, backward and the optimizer's step, on all cores of the CPU.
+Alternates between epochs with random batches and with batches of similar length. A step is padding, forward, loss,
+backward, and the optimizer's step, on all CPU cores.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def classifier(narrow, num_classes):
 
 
 def train(module, optimizer, loader):
-    """Seconds of each step of an epoch, and its frames: those of the videos, and with padding."""
+    """Seconds of each step of an epoch, and its number of frames without and with padding."""
     seconds, frames, padded = [], 0, 0
     for batch in loader:
         began = time.perf_counter()

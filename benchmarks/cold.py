@@ -1,12 +1,12 @@
-"""How much of the disk's speed arrives where nothing is in the page cache.
+"""How much of the disk's throughput the loader reaches with a cold page cache.
 
-    python benchmarks/cold.py                    # 2 GB of made-up frame-level shards of 125 MB, in the current folder
+    python benchmarks/cold.py                    # 2 GB of synthetic frame-level shards of 125 MB, in the current folder
     python benchmarks/cold.py --folder /data/tmp --gigabytes 8 --rounds 5
 
-Contenders take turns, and before each turn the shards' pages are dropped (posix_fadvise): the files read from end to
-end, one after another, which is the disk's own speed; the project's loader with 2 readers in the order of training,
-shuffled within eight shards, with and without asking the disk ahead for the batches that are waited for; and, with
-nothing dropped, the same loader from the page cache. Both CRCs of every record are verified by the loader.
+The contenders alternate, and the shards' pages are dropped before each turn (posix_fadvise): reading the files
+sequentially, which is the disk's own speed; this project's loader with 2 readers in training order, shuffled within
+eight shards, with and without prefetching; and the same loader with a warm page cache. The loader verifies both CRCs
+of every record.
 """
 
 import argparse
@@ -29,7 +29,7 @@ CHUNK = 1 << 20
 
 
 class NotAhead(ShardDataset):
-    """Leaves reading ahead to the system."""
+    """Leaves read-ahead to the system."""
 
     def prefetch(self, numbers):
         pass
@@ -38,7 +38,7 @@ class NotAhead(ShardDataset):
 def drop(paths):
     for path in paths:
         with open(path, "rb") as file:
-            os.fsync(file.fileno())  # only pages that the disk has can be dropped
+            os.fsync(file.fileno())  # only clean pages can be dropped
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
@@ -54,9 +54,7 @@ def time_files(paths):
 def time_loader(dataset):
     sampler = BatchSampler(dataset.shard_sizes, BATCH_SIZE, shuffle=True)
     began = time.perf_counter()
-    loader = Loader(
-        dataset, sampler, 2
-    )  # its readers open the files anew: maps keep pages from being dropped
+    loader = Loader(dataset, sampler, 2)  # its readers reopen the files: mapped pages cannot be dropped
     for batch in loader:
         del batch
     seconds = time.perf_counter() - began

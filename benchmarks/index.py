@@ -1,12 +1,12 @@
 """Time to index many shards, and the memory of a process that reads them.
 
-    python benchmarks/index.py                   # 20 and 2,000 shards of 100 made-up video-level records, 1 GB
+    python benchmarks/index.py                   # 20 and 2,000 shards of 100 synthetic video-level records, 1 GB
     python benchmarks/index.py --shards 10 1000 --records 5 --level frame
 
-For each number of shards a process of its own indexes them twice, from the shards and from the index that was kept,
-and reads every record once in the order of training, shuffled within eight shards, in batches of 256. Own memory is
-what only this process has (RssAnon); the rest of its peak is mapped files, page cache that the system takes back when
-it needs it. The shards lie in the page cache. Indexing uses threads; --cores 1 is one core.
+For each number of shards, a separate process indexes them twice, from the shards and from the cached index, and reads
+every record once in training order, shuffled within eight shards, in batches of 256. Own memory is private to the
+process (RssAnon); the rest of its peak is mapped files, which the system can evict. The shards are in the page cache.
+Indexing uses threads; --cores 1 restricts it to one core.
 """
 
 import argparse
@@ -31,7 +31,7 @@ BATCH_SIZE = 256
 
 
 def measure(folder, level):
-    """Index and read the shards of a folder; figures as plain data."""
+    """Index and read the shards of a folder; the measurements as plain data."""
     torch.set_num_threads(1)
     paths = sorted(Path(folder).iterdir())
     peaks = [memory()]
@@ -51,7 +51,7 @@ def measure(folder, level):
 
 
 def copies(folder, level, shards, records):
-    """Fill a folder with shards of the same first records of a made-up one."""
+    """Fill a folder with copies of the first records of a synthetic shard."""
     with tempfile.TemporaryDirectory() as source:
         megabytes = 2 if level == "video" else 25
         (whole,) = write_shards(source, level, megabytes, megabytes)

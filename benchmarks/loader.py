@@ -1,12 +1,12 @@
-"""Videos per second through the loader with two readers: how much of two cores' plain reading arrives.
+"""Videos per second through the loader with two readers, compared with plain reading on two cores.
 
-    python benchmarks/loader.py                  # 600 MB of made-up frame-level shards in the page cache
+    python benchmarks/loader.py                  # 600 MB of synthetic frame-level shards in the page cache
     python benchmarks/loader.py --megabytes 2000 --rounds 9
 
 Shuffled, ragged batches of 128 videos (120 to 300 frames of rgb and audio), both CRCs of every record verified.
-Contenders take turns: two processes that only read into buffers of their own (what there is to have), the
-project's loader with 2 readers, torch's DataLoader with 2 workers over the same dataset, and the project's
-loader without readers. The consumer takes batches and lets them go.
+The contenders alternate: two processes that only read into private buffers (the upper bound), this project's loader
+with 2 readers, torch's DataLoader with 2 workers on the same dataset, and this project's loader without readers. The
+consumer drops each batch.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def time_plain(dataset, epochs):
 
 
 def time_loader(loader, epochs):
-    for batch in loader:  # readers start, and every buffer is touched once
+    for batch in loader:  # starts the readers and touches every buffer once
         del batch
     began = time.perf_counter()
     for _ in range(epochs):

@@ -1,16 +1,16 @@
 """Reading speed of TFRecord shards, one core: this project, the `tfrecord` package, tf.data, the physical limit.
 
-    python benchmarks/read_tfrecord.py                   # 200 MB frame level, 60 MB video level, made up
+    python benchmarks/read_tfrecord.py                   # 200 MB frame level, 60 MB video level, synthetic
     python benchmarks/read_tfrecord.py --full            # 1 GB and 300 MB
     python benchmarks/read_tfrecord.py --data DIR --level video --features mean_rgb=1024,mean_audio=128
-    python benchmarks/read_tfrecord.py --tf-python OTHER/bin/python   # where tensorflow has an environment of its own
+    python benchmarks/read_tfrecord.py --tf-python OTHER/bin/python   # if tensorflow is in another environment
 
-Rounds alternate between the readers, each reads all videos, and ratios are taken within a round, so that a busy machine
-slows all of them; CPU time leaves out what others used of the core. All run on one core with one thread; the shards
-lie in the page cache. This project verifies both CRCs and reads into a re-used buffer, in the order of training, which
-is shuffled within eight shards, and in file order; so does tf.data. The `tfrecord` package reads in file order and
-verifies nothing. All give batches of --batch-size videos with ids, labels and one matrix of features. The limit is one
-CRC pass over the records in memory and one copy into a re-used buffer.
+The readers alternate within a round, each reads all videos, and ratios are computed per round, so that other load on
+the machine affects all of them; CPU time excludes it. All use one core and one thread; the shards are in the page
+cache. This project verifies both CRCs and reads into a reused buffer, in training order (shuffled within eight shards)
+and in file order; so does tf.data. The `tfrecord` package reads in file order and verifies nothing. All return batches
+of --batch-size videos with ids, labels, and one feature matrix. The limit is one CRC pass over the records in memory
+and one copy into a reused buffer.
 """
 
 import argparse
@@ -33,7 +33,7 @@ MEGABYTES = {"frame": (200, 1000), "video": (60, 300)}
 BATCH_SIZES = {"frame": 128, "video": 256}  # of conf/dataset/yt8m_frame.yaml and yt8m_video.yaml
 SHUFFLED_SHARDS = 8
 SHUFFLED = {"frame": 400, "video": 2000}  # records in tf.data's buffer, 100 MB and 10 MB
-TURN_BYTES = 200 * 10**6  # to read in a turn at least, so that it lasts; small sets are read several times
+TURN_BYTES = 200 * 10**6  # read per turn at least; small sets are read several times
 NUM_CLASSES = 3862
 
 
@@ -75,7 +75,7 @@ def yt8m_reader(paths, level, features, id_key, batch_size, shuffle=True):
     dataset = ShardDataset(paths, features, 1 << 20, level=level, id_key=id_key)
     batches = list(BatchSampler(dataset.shard_sizes, batch_size, shuffle=shuffle))
     rows = max(map(dataset.max_rows, batches))
-    # NumPy's memory, as the limit's.
+    # allocated by NumPy, like the limit's
     dtype = np.float32 if level == "video" else np.uint8
     buffer = torch.from_numpy(np.zeros((rows, sum(features.values())), dtype))
 
@@ -141,7 +141,7 @@ def tf_data_reader(paths, level, features, id_key, batch_size, shuffle=False):
         num_frames = lists[next(iter(features))].row_lengths()
         return values | {"num_frames": num_frames, "frames": tf.concat(frames, 1)}
 
-    if shuffle:  # about as this project's training: records of eight shards at a time, mixed in a buffer
+    if shuffle:  # similar to this project's training order: records of eight shards, mixed in a buffer
         shards = tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
         dataset = shards.interleave(tf.data.TFRecordDataset, cycle_length=SHUFFLED_SHARDS)
         dataset = dataset.shuffle(SHUFFLED[level])
@@ -193,7 +193,7 @@ TF_DATA = "tf.data", "tf.data, shuffled"
 
 
 def serve(name, core, passes, arguments):
-    """Make a reader here; for each line of the input read all, and print videos, seconds, CPU seconds and memory."""
+    """Create a reader; for each input line, read everything and print videos, seconds, CPU seconds, and memory."""
     if core is not None:
         os.sched_setaffinity(0, {core})
     read = READERS[name](*arguments)
@@ -208,8 +208,8 @@ def serve(name, core, passes, arguments):
 def measure(pythons, passes, arguments, rounds):
     """(seconds, CPU seconds) of each round by reader, memory by reader, and the number of videos in a round.
 
-    ``pythons`` maps reader to interpreter. Each reader has a process of its own, as TensorFlow and the `tfrecord`
-    package cannot share one: both register the same protobuf messages. They wait while another reads.
+    ``pythons`` maps reader to interpreter. Each reader has its own process, because TensorFlow and the `tfrecord`
+    package register the same protobuf messages. Only one reads at a time.
     """
     core = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -248,7 +248,7 @@ COLUMNS = (
 
 
 def rows_of(taken, memories, videos, size):
-    """Cells of the table; ratios are of this project to each other reader, round by round."""
+    """Cells of the table; ratios compare this project with each other reader, per round."""
     rows = []
     for name, rounds in taken.items():
         wall, cpu = zip(*rounds, strict=True)

@@ -1,4 +1,4 @@
-"""Where figures go: a table on the terminal, and a section of `results.md` with command, date and machine."""
+"""Output of benchmarks: a table on the terminal, and a section of `results.md` with command, date, and machine."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ def spread(values: Sequence[float], form: str) -> str:
 
 
 def machine() -> str:
-    """What the figures depend on, without names."""
+    """Hardware and versions that the results depend on."""
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
@@ -37,14 +37,14 @@ def machine() -> str:
 
 
 def memory() -> dict[str, float]:
-    """What the system tells of this process's memory, in MB: VmRSS, VmHWM (its peak), RssAnon (its own), …."""
+    """Memory of this process in MB, by kind: VmRSS, VmHWM (its peak), RssAnon (private), ...."""
     status = Path("/proc/self/status")
     lines = re.findall(r"(\w+):\s*(\d+) kB", status.read_text()) if status.exists() else []
     return {name: int(size) / 1000 for name, size in lines}
 
 
 def command(parser: ArgumentParser, options: Namespace) -> str:
-    """The command with these options, without what is of this machine alone."""
+    """The command with these options; paths are replaced by placeholders."""
     words = ["python", f"benchmarks/{Path(parser.prog).name}"]
     for name, value in vars(options).items():
         if name == "results" or value == parser.get_default(name):
@@ -65,7 +65,7 @@ def report(
     rows: Sequence[Sequence[str]],
     note: str = "",
 ) -> None:
-    """Print a table, and put it into the section ``title`` of the Markdown file ``path`` in place of what was there."""
+    """Print a table, and replace the section ``title`` of the Markdown file ``path`` with it."""
     from rich.console import Console
     from rich.table import Table
 
@@ -91,7 +91,7 @@ def report(
 
 
 def add_option(parser) -> None:
-    """The option of all benchmarks that says where figures go."""
+    """Add the option of all benchmarks that names the results file."""
     parser.add_argument(
         "--results",
         type=Path,

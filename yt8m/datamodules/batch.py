@@ -40,12 +40,6 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # As NumPy arrays: torch's own pickling of a tensor costs more than reading a small batch does.
-        tensors = (self.features, self.num_frames, self.label_index, self.label_mask)
-        arrays = [None if tensor is None else tensor.numpy() for tensor in tensors]
-        return _from_arrays, (self.ids, *arrays, self.errors, self.slow_records, self.longest)
-
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch with all its tensors on ``device``."""
 
@@ -59,9 +53,3 @@ class Batch:
             label_index=move(self.label_index),
             label_mask=move(self.label_mask),
         )
-
-
-def _from_arrays(ids: list[str], *values: Any) -> Batch:
-    arrays, rest = values[:4], values[4:]
-    tensors: list[Any] = [None if array is None else torch.from_numpy(array) for array in arrays]
-    return Batch(ids, *tensors, *rest)
