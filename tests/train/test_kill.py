@@ -61,7 +61,7 @@ def test_kill_9_at_any_step(tmp_path, tiny_sample, whole):
     wait_for(last.exists, process)
     time.sleep(0.2)
     process.kill()
-    process.wait()
+    process.communicate(timeout=60)
     assert torch.load(last, weights_only=True)["global_step"] < 28
     train(tmp_path, *common, "ckpt_path=last")
     assert_same_end(whole, tmp_path)
