@@ -6,6 +6,7 @@ Lightning's as it is.
 
 import math
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -156,9 +157,11 @@ class MLFlowLogger(pl.loggers.MLFlowLogger):
         resumes = ckpt_path == "last" and self._id_file.is_file()
         defaults = dict(zip(("model", "dataset"), run_tags(), strict=False)) | {"group": run_group()}
         tags = {key: value for key, value in (defaults | (tags or {})).items() if value is not None}
+        # MLflow opens one store per address and process: that of a relative path would stay in the first folder.
+        database = re.fullmatch(r"sqlite:///([^/:].*)", tracking_uri)
         super().__init__(
             save_dir=save_dir,
-            tracking_uri=tracking_uri,
+            tracking_uri=f"sqlite:///{Path(database[1]).resolve()}" if database else tracking_uri,
             run_name=run_name or job_name(),
             run_id=self._id_file.read_text().strip() if resumes else None,
             tags=tags,
