@@ -25,12 +25,17 @@ def scaled(size: int, width: float, key: str) -> int:
         ConfigError: `size` is not a whole number from 1 to 10,000,000, or `width` is not a number in (0, 10].
     """
     size = whole(size, key, _MOST_UNITS)
+    return max(round(size * checked_width(width)), min(size, FLOOR))
+
+
+def checked_width(width: float) -> float:
+    """`width` if it is a number above 0 and at most 10; raises ConfigError otherwise."""
     if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width <= 10:
         raise ConfigError(
             f"model.width: expected a number above 0 and at most 10, found {width!r}; set model.width=1 for the "
             "full network, or model.width=0.125 for an eighth of it"
         )
-    return max(round(size * width), min(size, FLOOR))
+    return width
 
 
 def scaled_all(sizes: Sequence[int], width: float, key: str) -> list[int]:
