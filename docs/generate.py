@@ -108,6 +108,8 @@ def shown(default: Any) -> str:
         return ", ".join(f"{key} {shown(value)}" for key, value in default.items())
     if isinstance(default, tuple):
         return f"[{', '.join(map(str, default))}]"
+    if default is None or isinstance(default, bool):
+        return {None: "null", True: "true", False: "false"}[default]
     return str(default)
 
 

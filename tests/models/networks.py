@@ -11,6 +11,11 @@ from torch import nn
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "model"
 MODELS = sorted(path.stem for path in CONF.glob("*.yaml"))
+STUDY = [
+    model
+    for model in MODELS
+    if model.removeprefix("keras_") in ("nn", "bi_lstm", "stream_lstm", "nn_stream_lstm")
+]
 SMALLEST = 0.01  # a width that every network offers, at which it is quick
 CLASSES = 20
 
