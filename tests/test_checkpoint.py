@@ -183,6 +183,10 @@ def test_a_checkpoint_of_another_run_is_refused_with_what_differs(tiny_run, tiny
                 ["dataset.num_classes=50"],
                 "is of NNStreamLSTM with 40 classes; this run has NNStreamLSTM with 50 classes",
             ),
+            (
+                ["weight_decay={classifier: 1e-8}"],
+                r"was trained with weight_decay \{\}; this run has \{'classifier': 1e-08\}; set the same",
+            ),
             (["optimizer=sgd"], r"was trained with torch\.optim\.Adam; this run has torch\.optim\.SGD; set"),
         ]
     ):
@@ -195,7 +199,9 @@ def test_a_checkpoint_of_another_run_is_refused_with_what_differs(tiny_run, tiny
 
 
 @pytest.mark.slow
-def test_a_state_of_training_that_is_damaged_is_refused(changed, tiny_sample, tmp_path):
+def test_a_state_of_training_that_is_damaged_is_refused(changed, saved, tiny_sample, tmp_path):
+    names = saved["optimizer_states"][0]["param_groups"][0]["params"]
+    groups = [{"params": names[:1]}, {"params": names[1:]}]
     for number, (keys, value, says) in enumerate(
         [
             ("optimizer_states", ..., "optimizer_states should be a list, found nothing"),
@@ -203,6 +209,7 @@ def test_a_state_of_training_that_is_damaged_is_refused(changed, tiny_sample, tm
             ("optimizer_states", [], "expected the state of one optimizer"),
             ("optimizer_states/0", {}, "optimizer_states.state should be a dictionary"),
             ("optimizer_states/0/param_groups", [{}], "expected the state of an optimizer of"),
+            ("optimizer_states/0/param_groups", groups, r"groups of \[\d+\] tensors .*, found \[1, \d+\]"),
             ("loops", ..., "loops should be a dictionary, found nothing"),
             ("loops", {}, "loops.fit_loop should be a dictionary, found nothing"),
             ("loops/fit_loop/epoch_progress", "x", "loops.fit_loop.epoch_progress should be a dictionary"),

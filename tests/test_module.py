@@ -1,4 +1,4 @@
-"""What happens to a batch before the network, and to gradients and rates behind it."""
+"""What happens to a batch before the network, and to rates behind it."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ import torch
 from yt8m.datamodules.dataset import Batch
 from yt8m.errors import ConfigError
 from yt8m.module import VideoClassifier
-from yt8m.schedulers import clip_each_, cosine, exponential
+from yt8m.schedulers import cosine, exponential
 
 SIZES = {"rgb": 6, "audio": 2}
 QUIET = {
@@ -136,17 +136,6 @@ def test_an_empty_batch_changes_no_gradient():
     empty = Batch([], torch.empty(0, 8, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
     model.training_step(empty, 0).backward()
     assert all(not p.grad.any() for p in model.parameters())
-
-
-def test_each_gradient_is_clipped_on_its_own():
-    parameters = [torch.nn.Parameter(torch.zeros(3)) for _ in range(4)]
-    for p, gradient in zip(parameters, ([3.0, 4.0, 0.0], [0.3, 0.4, 0.0], [0.0, 0.0, 0.0]), strict=False):
-        p.grad = torch.tensor(gradient)
-    clip_each_(parameters, 1.0)
-    torch.testing.assert_close(parameters[0].grad, torch.tensor([0.6, 0.8, 0.0]))
-    torch.testing.assert_close(parameters[1].grad, torch.tensor([0.3, 0.4, 0.0]))
-    assert not parameters[2].grad.any()
-    assert parameters[3].grad is None
 
 
 def rates(schedule, steps, **options):

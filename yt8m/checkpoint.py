@@ -7,7 +7,7 @@ shapes of the network that it describes before that network is allocated, and wh
 import copy
 import inspect
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -148,7 +148,14 @@ def check_resumable(
         )
     for key, kind in (("epoch", int), ("global_step", int), ("callbacks", dict), ("lr_schedulers", list)):
         _expect(path, content.get(key), key, kind)
-    _check_optimizer(path, content.get("optimizer_states"), classifier)
+    decays = [one.get("weight_decay") or {} for one in (hparams, classifier.hparams)]
+    if _expect(path, decays[0], "hyper_parameters.weight_decay", dict) != decays[1]:
+        raise ConfigError(
+            f"ckpt_path: the checkpoint at {path} was trained with weight_decay {decays[0]}; this run has "
+            f"{decays[1]}; set the same, or leave out ckpt_path"
+        )
+    groups = cast(Callable[[], list[dict[str, Any]] | None], classifier.parameter_groups)()
+    _check_optimizer(path, content.get("optimizer_states"), classifier, groups)
     _check_structure(path, content.get("loops"), {"fit_loop": trainer.fit_loop.state_dict()}, "loops")
     _expect(path, content.get("train_loss", {}), "train_loss", dict)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -222,7 +229,9 @@ def _check_tensors(path: Path, state_dict: Mapping[Any, Any]) -> None:
             )
 
 
-def _check_optimizer(path: Path, states: Any, classifier: nn.Module) -> None:
+def _check_optimizer(
+    path: Path, states: Any, classifier: nn.Module, groups_of_run: list[dict[str, Any]] | None
+) -> None:
     _expect(path, states, "optimizer_states", list)
     parameters = [list(parameter.shape) for parameter in classifier.parameters()]
     if len(states) != 1 or not isinstance(states[0], dict):
@@ -236,6 +245,13 @@ def _check_optimizer(path: Path, states: Any, classifier: nn.Module) -> None:
     if sum(sizes) != len(parameters):
         raise ConfigError(
             f"ckpt_path: expected the state of an optimizer of {len(parameters)} tensors in {path}, found {sum(sizes)}"
+        )
+    expected = [len(group["params"]) for group in groups_of_run or ()]
+    if groups_of_run is not None and sizes != expected:
+        raise ConfigError(
+            f"ckpt_path: expected an optimizer with groups of {expected} tensors in {path}, found {sizes}: its weight "
+            "decay is of other parameters; set the same optimizer.weight_decay and weight_decay, or leave out "
+            "ckpt_path"
         )
 
 

@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn import functional as F
 
 from yt8m.build import INSTANCE, build, class_name
-from yt8m.checkpoint import load
+from yt8m.checkpoint import WEIGHTS, load
 from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.quantization import RANGE, dequantize
 from yt8m.errors import ConfigError, DivergedError
@@ -19,7 +19,7 @@ from yt8m.labels import ClassInfo, Genres
 from yt8m.layers.masks import pad
 from yt8m.metric_table import PREFIX
 from yt8m.metrics import MeanLoss, make_metrics
-from yt8m.schedulers import clip_each_
+from yt8m.optimization import check_paths, clip_each_, make_optimizer, make_scheduler, parameter_groups
 from yt8m.schema import Classifier, check
 
 #: video float `[B, D]`, frames float `[B, T, D]`, num_frames int64 `[B]`; None for what a network does not use.
@@ -48,6 +48,8 @@ class VideoClassifier(pl.LightningModule):
             such as `functools.partial(torch.optim.Adam, lr=1e-3)`.
         scheduler: `_target_` of `yt8m.schedulers` and its arguments; or a function with the keywords `optimizer`,
             `examples_per_step` and `total_steps`; None keeps the learning rate constant.
+        weight_decay: paths in the network and the weight decay below each, in place of the optimizer's own:
+            `{"classifier": 1e-8}`; see `yt8m.optimization.parameter_groups`.
         gradient_clip: `{"norm": float, "per": "variable" | "global"}`, the largest L2 norm of each
             variable's gradient (as in the reference trainer) or of all together; None clips nothing.
         normalize: `l2` scales each frame's (at video level each video's) vector to length 1, as the
@@ -73,6 +75,7 @@ class VideoClassifier(pl.LightningModule):
         loss: dict[str, Any] | Callable[..., Tensor],
         optimizer: dict[str, Any] | Callable[..., torch.optim.Optimizer],
         scheduler: dict[str, Any] | Callable[..., Any] | None = None,
+        weight_decay: dict[str, float] | None = None,
         gradient_clip: dict[str, Any] | None = None,
         normalize: str = "none",
         quantization: Sequence[float] = RANGE,
@@ -102,6 +105,7 @@ class VideoClassifier(pl.LightningModule):
         if not isinstance(network, torch.nn.Module):
             raise ConfigError(f"model: expected a section or a torch.nn.Module, found {model!r}")
         self.model: torch.nn.Module = network
+        check_paths(weight_decay or {}, self.parameters_by_path())
         if self.needs_frames and level == "video":
             raise ConfigError(
                 f"dataset.level: {type(self.model).__name__} needs frames, expected level frame or segment, found "
@@ -273,29 +277,25 @@ class VideoClassifier(pl.LightningModule):
                 fully_shard(part, mesh=mesh)
         fully_shard(self.model, mesh=mesh)
 
+    def parameters_by_path(self) -> dict[str, Tensor]:
+        """What is trained, by its path in the network, such as `classifier.weight`."""
+        return {name.removeprefix(WEIGHTS): parameter for name, parameter in self.named_parameters()}
+
+    def parameter_groups(self) -> list[dict[str, Any]] | None:
+        """What is trained, in the optimizer's groups; None for an optimizer that was passed as an object."""
+        if not isinstance(self._optimizer, Mapping):
+            return None
+        decay = self.hparams.weight_decay
+        return parameter_groups(self._optimizer, self.parameters_by_path(), decay, self._trusted)
+
     def configure_optimizers(self) -> Any:
-        if isinstance(self._optimizer, Mapping):
-            optimizer = self._build("optimizer", self._optimizer, params=self.parameters())
-        else:
-            optimizer = self._optimizer(self.parameters()) if callable(self._optimizer) else self._optimizer
-            if not isinstance(optimizer, torch.optim.Optimizer) or not callable(self._optimizer):
-                raise ConfigError(
-                    "optimizer: expected a section, or a function from the parameters to a torch.optim.Optimizer, "
-                    f"found {' '.join(repr(self._optimizer).split())}"
-                )
+        decay = self.hparams.weight_decay
+        optimizer = make_optimizer(self._optimizer, self.parameters_by_path(), decay, self._trusted)
         if not self._scheduler:
             return optimizer
-        trainer = self.trainer
-        total_steps = trainer.estimated_stepping_batches  # makes the loaders, too
-        given = {
-            "optimizer": optimizer,
-            "examples_per_step": self._batch_size() * trainer.world_size * trainer.accumulate_grad_batches,
-            "total_steps": total_steps,
-        }
-        if isinstance(self._scheduler, Mapping):
-            scheduler = self._build("scheduler", self._scheduler, **given)
-        else:
-            scheduler = self._scheduler(**given)
+        scheduler = make_scheduler(
+            self._scheduler, optimizer, self.trainer, self.hparams.config, self._trusted
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -345,20 +345,6 @@ class VideoClassifier(pl.LightningModule):
     def _forward_of_zeros(self) -> Tensor:
         """Logits of a made-up batch: the other ranks' forward passes wait until this rank shares its weights, too."""
         return self(*(torch.cat([tensor, tensor]) for tensor in self.example()))
-
-    def _batch_size(self) -> int:
-        """Videos per batch and rank, from the configuration, the data module, or the loader."""
-        loader = self.trainer.train_dataloader
-        sources = (self.trainer.datamodule, loader, getattr(loader, "batch_sampler", None))
-        found = [(self.hparams.config or {}).get("dataset", {}).get("batch_size")]
-        found += [getattr(source, "batch_size", None) for source in sources]
-        size = next((size for size in found if size), None)
-        if size is None:
-            raise ConfigError(
-                "scheduler: expected a data module or loader with a batch_size, found neither; give it one, or set "
-                "scheduler=None"
-            )
-        return size
 
     def _evaluate(self, batch: Batch, prefix: str) -> Tensor | None:
         """Update the metrics; the probabilities, float32 `[B, C]`, for callbacks."""

@@ -1,9 +1,7 @@
-"""Learning-rate schedules per optimizer step, each a `LambdaLR` that scales the optimizer's own rate, and clipping."""
+"""Learning-rate schedules per optimizer step, each a `LambdaLR` that scales the optimizer's own rate."""
 
 import math
-from typing import Any
 
-import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -60,14 +58,3 @@ def cosine(
         return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
 
     return LambdaLR(optimizer, factor)
-
-
-def clip_each_(parameters: Any, norm: float) -> None:
-    """Scale each gradient on its own to an L2 norm of at most `norm`, in place, without a GPU sync.
-
-    Source: the YouTube-8M starter code's utils.clip_gradient_norms.
-    """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if gradients:
-        norms = torch._foreach_norm(gradients)
-        torch._foreach_mul_(gradients, [(norm / (n + 1e-12)).clamp(max=1.0) for n in norms])

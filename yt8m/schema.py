@@ -18,6 +18,7 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Count = Annotated[int, Field(ge=1)]
 Limit = Annotated[int, Field(ge=-1, description="a whole number, or -1 for no limit")]
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0, le=3600)]
 Text = Annotated[str, Field(min_length=1)]
 Folder = Annotated[str, Field(min_length=1, description="a folder")]
@@ -86,6 +87,12 @@ class GradientClip(_Section):
 
 class Optimizer(_Section):
     lr: Positive
+    weight_decay: NotNegative = 0.0
+
+
+Decays = Annotated[
+    dict[str, NotNegative], Field(description="paths in the network, each with a number, 0 or more")
+]
 
 
 class Scheduler(_Section):
@@ -105,6 +112,7 @@ class Classifier(_Section):
 
     feature_sizes: Annotated[dict[str, Count], Field(min_length=1, description="names and sizes of features")]
     num_classes: Annotated[int, Field(ge=1, le=10_000_000)]
+    weight_decay: Decays | None
     gradient_clip: GradientClip | None
     normalize: Literal["none", "l2"]
     quantization: Limits
@@ -122,6 +130,7 @@ class Train(_Section):
     trusted_packages: Packages = []
     seed: Seed
     normalize: Literal["none", "l2"]
+    weight_decay: Decays | None
     gradient_clip: GradientClip | None
     ckpt_path: Checkpoint | None
     optimized_metric: Annotated[str, AfterValidator(_is_metric), Field(description=_METRICS)]

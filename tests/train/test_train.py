@@ -195,6 +195,14 @@ def test_mistakes_end_in_one_line_and_the_right_exit_code(tmp_path, tiny_sample,
             (wrong_call, r"dataset\.level: expected frame, video or segment.*, found 'scene'"),
         ),
         (["+model.hiden=1"], (wrong_call, r"unexpected keyword argument 'hiden'")),
+        (
+            ["optimizer.weight_decay=-1"],
+            (wrong_call, r"weight_decay: expected a number, 0 or more, found -1"),
+        ),
+        (
+            ["weight_decay={clasifier: 1e-8}"],
+            (wrong_call, r"weight_decay\.clasifier: expected .*; did you mean classifier\?"),
+        ),
         (["optimizer.lr=-1"], (wrong_call, r"optimizer\.lr: expected a number above 0, found -1")),
         (
             ["ckpt_path=last"],

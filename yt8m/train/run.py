@@ -68,6 +68,7 @@ def _train(config: dict[str, Any]) -> float:
         loss=config["loss"],
         optimizer=config["optimizer"],
         scheduler=config["scheduler"] or None,
+        weight_decay=config["weight_decay"],
         gradient_clip=config["gradient_clip"],
         normalize=config["normalize"],
         quantization=list(datamodule.quantization),
