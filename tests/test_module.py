@@ -228,3 +228,22 @@ def test_a_network_of_frames_refuses_video_level_data():
         ConfigError, match=r"dataset\.level: BiLSTM needs frames, expected level frame or segment"
     ):
         classifier("bi_lstm", level="video")
+
+
+def test_a_network_may_have_a_training_loss_of_its_own(batch):
+    class Doubled(torch.nn.Linear):
+        needs_video, needs_frames = True, False
+
+        def forward(self, video, frames, num_frames):
+            return super().forward(video)
+
+        def training_loss(self, inputs, labels, mask, loss):
+            return 2 * loss(self(*inputs), labels, mask)
+
+    network = Doubled(8, 5)
+    arguments = {"loss": {"_target_": "yt8m.losses.BCE"}, "optimizer": torch.optim.SGD}
+    one = VideoClassifier(model=network, feature_sizes=SIZES, num_classes=5, **arguments)
+    one.log = lambda *_, **__: None
+    expected = 2 * one.loss(network(*one.inputs(batch)), one.labels(batch), None)
+    assert one.training_step(batch, 0).equal(expected)
+    assert one.train_loss.compute() == expected

@@ -7,7 +7,7 @@ from typing import Any, Self, cast
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.nn import functional as F
 
 from yt8m.build import INSTANCE, build, class_name
@@ -39,7 +39,8 @@ class VideoClassifier(pl.LightningModule):
     Args:
         model: `_target_` of `yt8m.models` and the network's keyword arguments; or a Module with
             `forward(video [B, D], frames [B, T, D], num_frames [B]) -> logits [B, C]`, which gets both inputs unless
-            its attributes `needs_video` and `needs_frames` say otherwise.
+            its attributes `needs_video` and `needs_frames` say otherwise. One that trains on more than its logits has
+            `training_loss(inputs, labels [B, C], mask [B, C] or None, loss) -> scalar`, with inputs as `forward` takes.
         feature_sizes: features side by side in a batch, in order, and their sizes.
         num_classes: C, the classes of the target.
         loss: `_target_` of `yt8m.losses` and its arguments; or a function
@@ -240,7 +241,9 @@ class VideoClassifier(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if not len(batch):
             return self._empty_step()
-        loss = self.loss(self(*self.inputs(batch)), self.labels(batch), self.mask(batch))
+        inputs, labels, mask = self.inputs(batch), self.labels(batch), self.mask(batch)
+        own = getattr(self.model, "training_loss", None)
+        loss = own(inputs, labels, mask, self.loss) if own else self.loss(self(*inputs), labels, mask)
         self.train_loss.update(loss, len(batch))
         # Not in Lightning's progress bar, which would read it from the GPU, and so force a sync, at every step.
         self.log("train/loss_step", loss.detach(), batch_size=len(batch))
@@ -276,6 +279,8 @@ class VideoClassifier(pl.LightningModule):
             if next(part.parameters(recurse=False), None) is not None:
                 fully_shard(part, mesh=mesh)
         fully_shard(self.model, mesh=mesh)
+        if hasattr(self.model, "training_loss"):
+            register_fsdp_forward_method(self.model, "training_loss")
 
     def parameters_by_path(self) -> dict[str, Tensor]:
         """What is trained, by its path in the network, such as `classifier.weight`."""
