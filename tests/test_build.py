@@ -164,7 +164,7 @@ def test_a_command_trains_and_evaluates_code_that_its_user_trusts(mynet, tiny_sa
     assert evaluated["val/gap"] == pytest.approx(record["val/gap"], abs=1e-6)
 
 
-def test_a_command_refuses_code_that_its_user_does_not_trust(mynet, tmp_path, capfd):
+def test_a_command_refuses_code_that_its_user_does_not_trust(mynet, tmp_path, tiny_sample, capfd):
     for overrides, says in [
         (["model._target_=mynet.MyNet"], "if you trust mynet, set trusted_packages=[mynet]"),
         (["dataset._target_=mynet.MyNet"], "if you trust mynet, set trusted_packages=[mynet]"),
@@ -172,7 +172,7 @@ def test_a_command_refuses_code_that_its_user_does_not_trust(mynet, tmp_path, ca
         (["trusted_packages=mynet"], "trusted_packages: expected names of Python packages"),
     ]:
         with pytest.raises(SystemExit) as ended:
-            run_command("train", *overrides, "dataset.root=/nowhere", f"hydra.run.dir={tmp_path}")
+            run_command("train", *tiny_sample, *overrides, f"hydra.run.dir={tmp_path}")
         assert ended.value.code == 2, overrides
         assert says in capfd.readouterr().err, overrides
     assert "mynet" not in sys.modules
