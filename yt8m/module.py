@@ -19,6 +19,7 @@ from yt8m.labels import ClassInfo, Genres
 from yt8m.layers.masks import pad
 from yt8m.metric_table import PREFIX
 from yt8m.metrics import MeanLoss, make_metrics
+from yt8m.objective import Objective
 from yt8m.optimization import check_paths, clip_each_, make_optimizer, make_scheduler, parameter_groups
 from yt8m.schema import Classifier, check
 
@@ -51,6 +52,7 @@ class VideoClassifier(pl.LightningModule):
             `examples_per_step` and `total_steps`; None keeps the learning rate constant.
         weight_decay: paths in the network and the weight decay below each, in place of the optimizer's own:
             `{"classifier": 1e-8}`; see `yt8m.optimization.parameter_groups`.
+        objective: arguments of `yt8m.objective.Objective`, such as `{"mixup": 0.4}`; None leaves its defaults.
         gradient_clip: `{"norm": float, "per": "variable" | "global"}`, the largest L2 norm of each
             variable's gradient (as in the reference trainer) or of all together; None clips nothing.
         normalize: `l2` scales each frame's (at video level each video's) vector to length 1, as the
@@ -77,6 +79,7 @@ class VideoClassifier(pl.LightningModule):
         optimizer: dict[str, Any] | Callable[..., torch.optim.Optimizer],
         scheduler: dict[str, Any] | Callable[..., Any] | None = None,
         weight_decay: dict[str, float] | None = None,
+        objective: dict[str, Any] | None = None,
         gradient_clip: dict[str, Any] | None = None,
         normalize: str = "none",
         quantization: Sequence[float] = RANGE,
@@ -117,6 +120,7 @@ class VideoClassifier(pl.LightningModule):
         if not callable(function):
             raise ConfigError(f"loss: expected a section or a function, found {loss!r}")
         self.loss: Callable[..., Tensor] = function
+        self.objective = Objective(feature_sizes, level, **(objective or {}))
         self.metrics = torch.nn.ModuleDict({prefix: make_metrics(f"{prefix}/") for prefix in EVALUATED})
         self.mean_loss = torch.nn.ModuleDict({prefix: MeanLoss() for prefix in EVALUATED})
         self.train_loss = MeanLoss()
@@ -238,12 +242,13 @@ class VideoClassifier(pl.LightningModule):
         """Which of the batch's labels were rated, bool `[B, C]`, on its device; None where all were."""
         return None if batch.label_mask is None else self._dense(batch, batch.label_mask)
 
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        return self.objective.sample(batch) if self.trainer.training else batch
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if not len(batch):
             return self._empty_step()
-        inputs, labels, mask = self.inputs(batch), self.labels(batch), self.mask(batch)
-        own = getattr(self.model, "training_loss", None)
-        loss = own(inputs, labels, mask, self.loss) if own else self.loss(self(*inputs), labels, mask)
+        loss = self.objective(self, batch)
         self.train_loss.update(loss, len(batch))
         # Not in Lightning's progress bar, which would read it from the GPU, and so force a sync, at every step.
         self.log("train/loss_step", loss.detach(), batch_size=len(batch))

@@ -19,6 +19,7 @@ Count = Annotated[int, Field(ge=1)]
 Limit = Annotated[int, Field(ge=-1, description="a whole number, or -1 for no limit")]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, le=3600)]
 Text = Annotated[str, Field(min_length=1)]
 Folder = Annotated[str, Field(min_length=1, description="a folder")]
@@ -107,12 +108,23 @@ class Trainer(_Section):
     accumulate_grad_batches: Count = 1
 
 
+class Objective(_Section):
+    """Arguments of `yt8m.objective.Objective`."""
+
+    model_config = ConfigDict(extra="forbid")
+    mixup: NotNegative = 0
+    label_smoothing: Share = 0
+    stream_dropout: Share = 0
+    frame_subsample: Count | None = None
+
+
 class Classifier(_Section):
     """Arguments of `yt8m.module.VideoClassifier`, which may come from a checkpoint."""
 
     feature_sizes: Annotated[dict[str, Count], Field(min_length=1, description="names and sizes of features")]
     num_classes: Annotated[int, Field(ge=1, le=10_000_000)]
     weight_decay: Decays | None
+    objective: Objective | None
     gradient_clip: GradientClip | None
     normalize: Literal["none", "l2"]
     quantization: Limits
@@ -126,7 +138,8 @@ class Classifier(_Section):
     config: Annotated[dict[str, Any], Field(description="the run's configuration")] | None
 
 
-class Train(_Section):
+class Train(Objective):
+    model_config = ConfigDict(extra="allow")
     trusted_packages: Packages = []
     seed: Seed
     normalize: Literal["none", "l2"]

@@ -73,6 +73,20 @@ def test_resume_mid_epoch_equals_an_uninterrupted_run(
     assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
 
 
+RANDOM_OBJECTIVE = ("mixup=0.4", "label_smoothing=0.1", "stream_dropout=0.3", "frame_subsample=8")
+
+
+def test_what_training_draws_resumes_exactly(tmp_path, tiny_sample, stop_at):
+    common = [*TINY, *tiny_sample, *EVERY_3_STEPS, *RANDOM_OBJECTIVE, "test=false"]
+    train(tmp_path / "whole", *common)
+    stop_at(5)
+    with pytest.raises(SystemExit):
+        train(tmp_path / "stopped", *common)
+    stop_at(None)
+    train(tmp_path / "stopped", *common, "ckpt_path=last")
+    assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+
+
 def validations(folder):
     """GAP of every validation, by step."""
     with open(folder / "csv" / "version_0" / "metrics.csv") as file:

@@ -16,6 +16,7 @@ from yt8m.checkpoint import check_position, check_resumable, find_checkpoint, re
 from yt8m.errors import ConfigError
 from yt8m.files import read_json, write_json
 from yt8m.module import VideoClassifier
+from yt8m.schema import Objective
 from yt8m.train.launch import refuse_unusable
 from yt8m.train.loggers import BestSoFar, RunLogger
 from yt8m.train.results import count_parameters, print_results, provenance
@@ -69,6 +70,7 @@ def _train(config: dict[str, Any]) -> float:
         optimizer=config["optimizer"],
         scheduler=config["scheduler"] or None,
         weight_decay=config["weight_decay"],
+        objective={key: config[key] for key in Objective.model_fields},
         gradient_clip=config["gradient_clip"],
         normalize=config["normalize"],
         quantization=list(datamodule.quantization),

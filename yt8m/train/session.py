@@ -104,6 +104,7 @@ def _quiet_lightning() -> None:
         r"hydra\.utils\.instantiate\(\) resolved",  # Hydra 1.4 wants a list of what this run's own config may name
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*your dataloader is not resumable.*",  # the data module is
+        ".*You have overridden `on_before_batch_transfer` in `LightningModule`.*",  # and not in the data module
         ".*Could not log computational graph.*",  # `_log_setup` does
         ".*It is recommended to use `self.log.*sync_dist=True.*",  # the metrics are the same on all ranks
         ".*compute.* method of metric .* was called before.*",  # a rank whose batches were all empty

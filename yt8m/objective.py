@@ -1,0 +1,159 @@
+"""What a network minimizes in training: frame subsampling, mixup, label smoothing, dropout of streams, its loss.
+
+Nothing here touches evaluation, which sees whole videos and the labels as they are. Random numbers come from torch's
+global generator of the batch's device, whose state checkpoints keep.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.distributions import Beta
+
+from yt8m.datamodules.batch import Batch
+from yt8m.errors import ConfigError
+
+if TYPE_CHECKING:
+    from yt8m.module import Inputs, VideoClassifier
+
+
+class Objective:
+    """The training loss of a batch.
+
+    Args:
+        feature_sizes: features side by side in a batch, in order, and their sizes.
+        level: `frame`, `segment` or `video`: what batches hold.
+        mixup: α of mixup (`Mix`); 0 mixes nothing.
+        label_smoothing: ε. A label y becomes (1 − ε)·y + ε/C (Szegedy et al. 2016, section 7).
+        stream_dropout: probability of dropping a feature of a video (`drop_streams`).
+        frame_subsample: train on at most this many frames of each video (`subsample`); None takes all.
+
+    Raises:
+        ConfigError: a setting does not fit the data.
+    """
+
+    def __init__(
+        self,
+        feature_sizes: Mapping[str, int],
+        level: str,
+        *,
+        mixup: float = 0,
+        label_smoothing: float = 0,
+        stream_dropout: float = 0,
+        frame_subsample: int | None = None,
+    ):
+        if mixup and level == "segment":
+            raise ConfigError(
+                "mixup: expected videos whose every label is known, found dataset.level=segment, whose segments are "
+                "rated for few classes; set mixup=0"
+            )
+        if stream_dropout and len(feature_sizes) < 2:
+            raise ConfigError(
+                f"stream_dropout: expected two features or more, found only {', '.join(feature_sizes)}; set "
+                "stream_dropout=0"
+            )
+        if frame_subsample and level == "video":
+            raise ConfigError(
+                "frame_subsample: expected frame-level data, found dataset.level=video; set frame_subsample=null"
+            )
+        self.feature_sizes = dict(feature_sizes)
+        self.mixup, self.label_smoothing = mixup, label_smoothing
+        self.stream_dropout, self.frame_subsample = stream_dropout, frame_subsample
+
+    def sample(self, batch: Batch) -> Batch:
+        """The frames to train on, of a batch on the CPU: there the number of frames is known without a sync."""
+        return batch if self.frame_subsample is None else subsample(batch, self.frame_subsample)
+
+    def __call__(self, classifier: "VideoClassifier", batch: Batch) -> Tensor:
+        """The loss of a batch that `sample` returned, on the classifier's device; a scalar."""
+        inputs, labels, mask = classifier.inputs(batch), classifier.labels(batch), classifier.mask(batch)
+        if self.mixup:
+            mix = Mix.draw(len(batch), self.mixup, labels.device)
+            inputs, labels = mix.inputs(inputs), mix(labels.float())
+        if self.label_smoothing:
+            labels = (1 - self.label_smoothing) * labels + self.label_smoothing / labels.shape[1]
+        if self.stream_dropout:
+            inputs = drop_streams(inputs, self.feature_sizes, self.stream_dropout)
+        own: Callable[..., Tensor] | None = getattr(classifier.model, "training_loss", None)
+        if own is not None:
+            return own(inputs, labels, mask, classifier.loss)
+        return classifier.loss(classifier(*inputs), labels, mask)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Mixup of the videos of a batch (Zhang et al. 2018): λ·x + (1 − λ)·x', with x' another video of the batch.
+
+    Attributes:
+        share: λ of each video, float32 `[B]`, drawn from Beta(α, α).
+        partner: the row of x', int64 `[B]`: a permutation.
+    """
+
+    share: Tensor
+    partner: Tensor
+
+    @classmethod
+    def draw(cls, size: int, alpha: float, device: torch.device) -> "Mix":
+        """The mixing of `size` videos."""
+        concentration = torch.full((size,), alpha, dtype=torch.float, device=device)
+        beta = Beta(concentration, concentration, validate_args=False)  # validating would force a sync
+        return cls(beta.sample(), torch.randperm(size, device=device))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Mix the rows of a float tensor `[B, ...]`."""
+        share = self.share.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
+        return x[self.partner].lerp(x, share)
+
+    def inputs(self, inputs: "Inputs") -> "Inputs":
+        """Mix what a network reads.
+
+        Frames are mixed one by one, as waveforms are in audio tagging: the shorter video counts as zeros past its
+        end, and the result is as long as the longer one. The video vector is the mix of the two videos' vectors.
+        """
+        video, frames, num_frames = inputs
+        return (
+            None if video is None else self(video),
+            None if frames is None else self(frames),
+            torch.maximum(num_frames, num_frames[self.partner]),
+        )
+
+
+def drop_streams(inputs: "Inputs", feature_sizes: Mapping[str, int], probability: float) -> "Inputs":
+    """Replace each feature of a video by zeros with some probability, but never all features of a video.
+
+    A video whose features would all go keeps one of them, any with equal probability. What is kept is not scaled, as
+    in ModDrop (Neverova et al. 2016): evaluation sees all streams, each at the magnitude it was trained at.
+    """
+    video, frames, num_frames = inputs
+    sizes = torch.tensor(list(feature_sizes.values()))
+    device = num_frames.device
+    draws = torch.rand(len(num_frames), len(sizes), device=device)
+    kept = (draws >= probability).scatter(1, draws.argmax(dim=1, keepdim=True), True)  # [B, F]
+    columns = torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(device)  # [D]
+    kept = kept[:, columns]  # [B, D]
+    return (
+        None if video is None else video.where(kept, 0),
+        None if frames is None else frames.where(kept[:, None], 0),
+        num_frames,
+    )
+
+
+def subsample(batch: Batch, count: int) -> Batch:
+    """At most `count` random frames of each video, without replacement, in their order in time.
+
+    Args:
+        batch: of frames or segments, on the CPU.
+    """
+    if batch.longest <= count:
+        return batch
+    num_frames = batch.num_frames
+    rows = torch.repeat_interleave(num_frames)  # [N]
+    shuffled = torch.rand(len(rows)).argsort()
+    shuffled = shuffled[rows[shuffled].argsort(stable=True)]  # video by video, the frames of each shuffled
+    starts = num_frames.cumsum(0) - num_frames
+    chosen = shuffled[torch.arange(len(rows)) - starts[rows] < count].sort().values
+    return replace(
+        batch, features=batch.features[chosen], num_frames=num_frames.clamp(max=count), longest=count
+    )
