@@ -4,13 +4,21 @@ Every loss maps logits `[B, C]`, labels `[B, C]` (bool or float, 1 where true), 
 where a label was rated, as in segments) to a scalar: the mean over the B videos of a loss per video. Only rated classes
 contribute to it.
 
+A label between 0 and 1, as from mixup, smoothing or a teacher, is the probability that the class is true: the loss is
+its expectation, y times that of a true label plus 1 − y times that of a false one. `Softmax` splits its one unit of
+probability in the labels' proportion.
+
 In the formulas, x is a logit, y its label, and σ the sigmoid. `BCE`, `Hinge` and `Softmax` come from the YouTube-8M
 starter code (`losses.py`), which passes probabilities to the latter two; here they take logits.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from yt8m.errors import ConfigError
 
 
 class _Loss(nn.Module):
@@ -59,7 +67,7 @@ class Softmax(_Loss):
 
 
 class Hinge(_Loss):
-    """Hinge loss Σ_c max(0, b − (2y − 1)·x).
+    """Hinge loss Σ_c max(0, b − x) where true, max(0, b + x) where false.
 
     Origin: `HingeLoss` of the YouTube-8M starter code, b = 1.
 
@@ -72,7 +80,7 @@ class Hinge(_Loss):
         self.margin = margin
 
     def per_video(self, logits: Tensor, labels: Tensor, rated: Tensor) -> Tensor:
-        loss = (self.margin - (2 * labels - 1) * logits).relu()
+        loss = labels * (self.margin - logits).relu() + (1 - labels) * (self.margin + logits).relu()
         return loss.where(rated, 0).sum(1)
 
 
@@ -85,3 +93,67 @@ class SoftMargin(_Loss):
     def per_video(self, logits: Tensor, labels: Tensor, rated: Tensor) -> Tensor:
         loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
         return loss.where(rated, 0).sum(1) / rated.sum(1).clamp(min=1)
+
+
+class Focal(_Loss):
+    """Focal loss Σ_c −[y·α·(1 − p)^γ·log p + (1 − y)·(1 − α)·p^γ·log(1 − p)], p = σ(x).
+
+    Easy classes, which are most of a video's, add less than in cross-entropy. γ = 0 without α is cross-entropy.
+
+    Source: Lin et al., "Focal Loss for Dense Object Detection", 2017, eq. 5, without its normalization by the number
+    of true labels.
+
+    Args:
+        gamma: γ, how much less easy classes add.
+        alpha: α, weight of true labels, with 1 − α that of false ones; None weighs both by 1.
+    """
+
+    def __init__(self, gamma: float = 2.0, alpha: float | None = 0.25) -> None:
+        super().__init__()
+        self.gamma = _number("gamma", gamma)
+        self.alpha = None if alpha is None else _number("alpha", alpha, most=1)
+
+    def per_video(self, logits: Tensor, labels: Tensor, rated: Tensor) -> Tensor:
+        log_true, log_false = F.logsigmoid(logits), F.logsigmoid(-logits)
+        true, false = (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
+        # Powers of p as exponentials: the gradient of pow is infinite at p = 0 for γ below 1.
+        loss = -labels * true * (self.gamma * log_false).exp() * log_true
+        loss = loss - (1 - labels) * false * (self.gamma * log_true).exp() * log_false
+        return loss.where(rated, 0).sum(1)
+
+
+class Asymmetric(_Loss):
+    """Asymmetric loss Σ_c −[y·(1 − p)^γ₊·log p + (1 − y)·q^γ₋·log(1 − q)], p = σ(x), q = max(p − m, 0).
+
+    Focuses false labels more than true ones, and leaves out those with p below m, many of which are true but missing.
+
+    Source: Ridnik et al., "Asymmetric Loss for Multi-Label Classification", 2021, eq. 4 to 7; defaults as in the
+    authors' code, which sums over the batch, where this is the mean over videos.
+
+    Args:
+        gamma_neg: γ₋, focus of false labels.
+        gamma_pos: γ₊, focus of true labels.
+        clip: m, the margin of probability.
+    """
+
+    def __init__(self, gamma_neg: float = 4.0, gamma_pos: float = 1.0, clip: float = 0.05) -> None:
+        super().__init__()
+        self.gamma_neg, self.gamma_pos = _number("gamma_neg", gamma_neg), _number("gamma_pos", gamma_pos)
+        self.clip = _number("clip", clip, most=1)
+
+    def per_video(self, logits: Tensor, labels: Tensor, rated: Tensor) -> Tensor:
+        log_true, log_false = F.logsigmoid(logits), F.logsigmoid(-logits)
+        shifted = logits.sigmoid() - self.clip
+        beyond = shifted > 0
+        shifted = shifted.where(beyond, 1)  # any number whose power has a finite gradient
+        log_rest = ((-logits).sigmoid() + self.clip).log() if self.clip else log_false  # log(1 - q)
+        negative = (shifted.pow(self.gamma_neg) * log_rest).where(beyond, 0)
+        loss = -labels * (self.gamma_pos * log_false).exp() * log_true - (1 - labels) * negative
+        return loss.where(rated, 0).sum(1)
+
+
+def _number(name: str, value: Any, most: float = float("inf")) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        span = "0 or more" if most == float("inf") else f"from 0 to {most}"
+        raise ConfigError(f"loss.{name}: expected a number, {span}, found {value!r}")
+    return float(value)
