@@ -35,6 +35,7 @@ KINDS = {
     "loss": Kind("yt8m.losses", "torch.nn.Module"),
     "optimizer": Kind("torch.optim", "torch.optim.Optimizer"),
     "scheduler": Kind("yt8m.schedulers", None),
+    "transform": Kind("yt8m.transforms", "yt8m.transforms.Transform"),
     "dataset": Kind("yt8m.datamodules", "pytorch_lightning.LightningDataModule"),
 }
 

@@ -97,7 +97,9 @@ def load(
     return classifier
 
 
-def check_weights(path: Path, state_dict: Mapping[str, Tensor], network: nn.Module, what: str) -> None:
+def check_weights(
+    path: Path, state_dict: Mapping[str, Tensor], network: nn.Module, what: str, prefix: str = WEIGHTS
+) -> None:
     """Check that the weights in a checkpoint are those of `network`, which may be on the meta device.
 
     Args:
@@ -105,12 +107,13 @@ def check_weights(path: Path, state_dict: Mapping[str, Tensor], network: nn.Modu
         state_dict: the checkpoint's.
         network: the network that they are for.
         what: whose network it is, for error messages.
+        prefix: of the names of its tensors.
 
     Raises:
         ConfigError: a tensor is missing, has another shape, or belongs to no layer.
     """
-    expected = {WEIGHTS + name: list(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = {name: list(tensor.shape) for name, tensor in state_dict.items() if name.startswith(WEIGHTS)}
+    expected = {prefix + name: list(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: list(tensor.shape) for name, tensor in state_dict.items() if name.startswith(prefix)}
     for name in (*expected, *found):
         if expected.get(name) != found.get(name):
             shapes = (expected.get(name, "no such tensor"), found.get(name, "none"))
@@ -140,6 +143,15 @@ def check_resumable(
             f"ckpt_path: the checkpoint at {path} is of {_phrase(theirs, differing)}; this run has "
             f"{_phrase(ours, differing)}; set the same model and dataset, or leave out ckpt_path"
         ) from error
+    transforms = [transform_name(one) for one in (hparams, classifier.hparams)]
+    if transforms[0] != transforms[1]:
+        raise ConfigError(
+            f"ckpt_path: the checkpoint at {path} was trained with transform {transforms[0]}; this run has "
+            f"{transforms[1]}; set the same transform, or leave out ckpt_path"
+        )
+    if classifier.transform is not None:
+        transform = cast(nn.Module, classifier.transform)
+        check_weights(path, content["state_dict"], transform, "this run's transform", "transform.")
     optimizers = [one["optimizer"].get("_target_") for one in (hparams, classifier.hparams)]
     if optimizers[0] != optimizers[1]:
         raise ConfigError(
@@ -195,6 +207,14 @@ def describe_network(hparams: Mapping[str, Any]) -> dict[str, Any]:
         "features": dict(hparams["feature_sizes"]),
         "classes": hparams.get("num_classes"),
     }
+
+
+def transform_name(hparams: Mapping[str, Any]) -> str:
+    """The class of the input transform, from the arguments of a `VideoClassifier`; `none` for none."""
+    chosen = hparams.get("transform")
+    if isinstance(chosen, Mapping) and chosen:
+        return str(chosen.get("_target_", chosen.get(INSTANCE)))
+    return "yt8m.transforms.L2" if hparams.get("normalize") == "l2" else "none"
 
 
 def _phrase(network: Mapping[str, Any], keys: Iterable[str]) -> str:

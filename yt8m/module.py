@@ -8,23 +8,20 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.nn import functional as F
 
 from yt8m.build import INSTANCE, build, class_name
 from yt8m.checkpoint import WEIGHTS, load
 from yt8m.datamodules.batch import Batch
-from yt8m.datamodules.quantization import RANGE, dequantize
+from yt8m.datamodules.quantization import RANGE
 from yt8m.errors import ConfigError, DivergedError
+from yt8m.inputs import Inputs, choose_transform, convert, make_transform, prepare
 from yt8m.labels import ClassInfo, Genres
-from yt8m.layers.masks import pad
 from yt8m.metric_table import PREFIX
 from yt8m.metrics import MeanLoss, make_metrics
 from yt8m.objective import Objective
 from yt8m.optimization import check_paths, clip_each_, make_optimizer, make_scheduler, parameter_groups
 from yt8m.schema import Classifier, check
-
-#: video float `[B, D]`, frames float `[B, T, D]`, num_frames int64 `[B]`; None for what a network does not use.
-Inputs = tuple[Tensor | None, Tensor | None, Tensor]
+from yt8m.transforms import Transform
 
 EVALUATED = (PREFIX["validate"], PREFIX["test"])
 
@@ -55,8 +52,9 @@ class VideoClassifier(pl.LightningModule):
         objective: arguments of `yt8m.objective.Objective`, such as `{"mixup": 0.4}`; None leaves its defaults.
         gradient_clip: `{"norm": float, "per": "variable" | "global"}`, the largest L2 norm of each
             variable's gradient (as in the reference trainer) or of all together; None clips nothing.
-        normalize: `l2` scales each frame's (at video level each video's) vector to length 1, as the
-            reference trainer does; `none` leaves the dequantized values.
+        transform: `_target_` of `yt8m.transforms` and its arguments, or a `Transform`: what happens to each frame's (at
+            video level each video's) vector; None leaves the dequantized values.
+        normalize: `l2` is the earlier name of the transform `yt8m.transforms.L2`.
         quantization: (min, max) of features stored as uint8, as the dataset has it.
         level: `frame`, `segment` or `video`: what batches hold.
         max_frames, pad_to: T is `max_frames` where `pad_to` is `max`, else the batch's longest video.
@@ -81,6 +79,7 @@ class VideoClassifier(pl.LightningModule):
         weight_decay: dict[str, float] | None = None,
         objective: dict[str, Any] | None = None,
         gradient_clip: dict[str, Any] | None = None,
+        transform: dict[str, Any] | Transform | None = None,
         normalize: str = "none",
         quantization: Sequence[float] = RANGE,
         level: str = "frame",
@@ -98,7 +97,9 @@ class VideoClassifier(pl.LightningModule):
             raise ConfigError(
                 f"vocabulary: expected {num_classes} rows, one per class, found {len(vocabulary)}"
             )
-        parts = {"model": model, "loss": loss, "optimizer": optimizer, "scheduler": scheduler}
+        transform, normalize = choose_transform(transform, normalize), "none"
+        parts = {"model": model, "transform": transform, "loss": loss}
+        parts |= {"optimizer": optimizer, "scheduler": scheduler}
         objects = {name: part for name, part in parts.items() if not isinstance(part, Mapping | None)}
         quantization = [float(limit) for limit in quantization]  # a list, as from a configuration
         self.save_hyperparameters(logger=False, ignore=[*objects, "trusted_packages"])
@@ -115,6 +116,7 @@ class VideoClassifier(pl.LightningModule):
                 f"dataset.level: {type(self.model).__name__} needs frames, expected level frame or segment, found "
                 "video; choose a frame-level dataset, or a model that reads video vectors, such as model=nn"
             )
+        self.transform = make_transform(transform, feature_sizes, self._trusted)
         self.genres = Genres([verticals for _, *verticals in vocabulary or ()])
         function = self._build("loss", loss) if isinstance(loss, Mapping) else loss
         if not callable(function):
@@ -196,35 +198,22 @@ class VideoClassifier(pl.LightningModule):
         return self.model(video, frames, num_frames)
 
     def inputs(self, batch: Batch, *, video: bool | None = None, frames: bool | None = None) -> Inputs:
-        """What the network reads of a batch, on the batch's device.
-
-        Features stored as uint8 become floats here, and frames past a video's end 0. The video vector of frame-level
-        data is the mean of its frames, as in the dataset's video-level records.
+        """What the network reads of a batch, on the batch's device; see `yt8m.inputs.convert`.
 
         Args:
             batch: on the classifier's device.
             video, frames: whether to compute the video vectors and the padded frames; by default, if the network
                 needs them.
         """
-        video = self.needs_video if video is None else video
-        frames = self.needs_frames if frames is None else frames
-        features, num_frames = batch.features, batch.num_frames
-        if self.hparams.level == "video":
-            return self._normalize(features), None, num_frames
-        if features.dtype == torch.uint8:
-            features = dequantize(features, self.hparams.quantization)  # [N, D]
-        rows = torch.repeat_interleave(num_frames, output_size=len(features))  # [N]
-        padded = sums = None
-        if frames:
-            length = self.hparams.max_frames if self.hparams.pad_to == "max" else batch.longest
-            padded = pad(features, rows, num_frames, length)  # [B, T, D]
-        if video:
-            zeros = features.new_zeros(len(batch), features.shape[1])
-            sums = zeros.index_add_(0, rows, features) if padded is None else padded.sum(dim=1)
-        return (
-            None if sums is None else self._normalize(sums / num_frames[:, None]),
-            None if padded is None else self._normalize(padded),
-            num_frames,
+        length = self.hparams.max_frames if self.hparams.pad_to == "max" else batch.longest
+        return convert(
+            batch,
+            video=self.needs_video if video is None else video,
+            frames=self.needs_frames if frames is None else frames,
+            level=self.hparams.level,
+            quantization=self.hparams.quantization,
+            length=length,
+            transform=self.transform,
         )
 
     def example(self) -> tuple[Tensor, ...]:
@@ -253,6 +242,9 @@ class VideoClassifier(pl.LightningModule):
         # Not in Lightning's progress bar, which would read it from the GPU, and so force a sync, at every step.
         self.log("train/loss_step", loss.detach(), batch_size=len(batch))
         return loss
+
+    def on_fit_start(self) -> None:
+        prepare(self.transform, self.trainer.datamodule, self.hparams.quantization)
 
     def on_train_epoch_end(self) -> None:
         # All ranks meet here once per epoch, however many of a rank's batches were empty.
@@ -390,6 +382,3 @@ class VideoClassifier(pl.LightningModule):
         dense = torch.zeros(len(batch), self.hparams.num_classes, dtype=torch.bool, device=index.device)
         dense[index[:, 0], index[:, 1]] = True
         return dense
-
-    def _normalize(self, vectors: Tensor) -> Tensor:
-        return F.normalize(vectors, dim=-1) if self.hparams.normalize == "l2" else vectors

@@ -81,6 +81,13 @@ class Dataset(_Section):
     predict_partition: Partition | None = None
 
 
+class Transform(_Section):
+    path: Annotated[str, Field(min_length=1, description="a NumPy file of eigenvalues")] | None = None
+    feature: Text | None = None
+    offset: float = 0.0
+    max_videos: Annotated[int, Field(ge=1, le=10**12)] | None = None
+
+
 class GradientClip(_Section):
     norm: Positive
     per: Literal["variable", "global"]
@@ -144,6 +151,7 @@ class Train(Objective):
     seed: Seed
     normalize: Literal["none", "l2"]
     weight_decay: Decays | None
+    transform: Transform | None
     gradient_clip: GradientClip | None
     ckpt_path: Checkpoint | None
     optimized_metric: Annotated[str, AfterValidator(_is_metric), Field(description=_METRICS)]

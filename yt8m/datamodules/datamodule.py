@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +193,17 @@ class YT8MDataModule(pl.LightningDataModule):
         overfit = self.trainer is not None and self.trainer.overfit_batches > 0
         return self._loader("train", shuffle=not overfit)
 
+    def training_sample(self, limit: int | None) -> Iterator[Batch]:
+        """This rank's share of the training partition, or of `limit` of its records drawn by the seed; each once."""
+        sampler = self._sampler("train", shuffle=True)
+        if limit is not None:
+            sampler.num_records = min(max(limit, sampler.world_size), sampler.num_records)
+        loader = Loader(self.datasets["train"], sampler, self.num_workers, "train")
+        try:
+            yield from loader
+        finally:
+            loader.close()
+
     def val_dataloader(self) -> Loader:
         return self._loader("validate", shuffle=False)
 
@@ -223,10 +234,10 @@ class YT8MDataModule(pl.LightningDataModule):
     def slow_records(self) -> int:
         """How many records of one pass over all partitions had to be parsed one by one, over all ranks."""
         slow = self._slow_records | Counter({name: one.slow_records for name, one in self._loaders.items()})
-        return sum(of_rank.total() for of_rank in _gather(slow))
+        return sum(of_rank.total() for of_rank in gather(slow))
 
     def _all_skipped_records(self) -> list[str]:
-        return sorted(set().union(*_gather(self._skipped_records)))
+        return sorted(set().union(*gather(self._skipped_records)))
 
     def _record_errors(self, errors: list[str]) -> None:
         """Log each skipped record once, also if the next epoch meets it again."""
@@ -301,21 +312,24 @@ class YT8MDataModule(pl.LightningDataModule):
             "records": int(self._shard_sizes("train").sum()),
         }
 
-    def _loader(self, partition: str, *, shuffle: bool) -> Loader:
-        dataset = self.datasets[partition]
-        sampler = BatchSampler(
+    def _sampler(self, partition: str, *, shuffle: bool, bucket: bool = False) -> BatchSampler:
+        return BatchSampler(
             self._shard_sizes(partition),
             self.batch_size,
             shuffle=shuffle,
             seed=self.seed,
             window=self.shuffle_window,
-            lengths=dataset.record_sizes if shuffle and self.bucket_by_length else None,
+            lengths=self.datasets[partition].record_sizes if bucket else None,
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
         )
+
+    def _loader(self, partition: str, *, shuffle: bool) -> Loader:
+        sampler = self._sampler(partition, shuffle=shuffle, bucket=shuffle and self.bucket_by_length)
         if partition == "train" and self._resume:
             self._resume_at(sampler, self._resume)
-        loader = self._loaders[partition] = Loader(dataset, sampler, self.num_workers, partition)
+        loader = Loader(self.datasets[partition], sampler, self.num_workers, partition)
+        self._loaders[partition] = loader
         return loader
 
     def _resume_at(self, sampler: BatchSampler, state: dict[str, Any]) -> None:
@@ -330,7 +344,7 @@ class YT8MDataModule(pl.LightningDataModule):
         sampler.start_at(state["epoch"], state["batch"])
 
 
-def _gather(value: Any) -> list[Any]:
+def gather(value: Any) -> list[Any]:
     """The value of every rank."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return [value]

@@ -9,7 +9,10 @@ from torch import Tensor
 
 from yt8m.datamodules.batch import Batch
 from yt8m.errors import ConfigError
-from yt8m.module import Inputs, VideoClassifier
+from yt8m.inputs import Inputs
+from yt8m.module import VideoClassifier
+
+Conversion = tuple[str, bytes, str]  # a transform's arguments and values, and how frames are padded
 
 
 class Ensemble(pl.LightningModule):
@@ -23,6 +26,7 @@ class Ensemble(pl.LightningModule):
     def __init__(self, classifiers: list[VideoClassifier], weights: list[float]):
         super().__init__()
         self.classifiers, self.weights = torch.nn.ModuleList(classifiers), weights
+        self._conversions = [_conversion(classifier) for classifier in classifiers]
 
     @property
     def first(self) -> VideoClassifier:
@@ -32,13 +36,13 @@ class Ensemble(pl.LightningModule):
         """Probabilities, float32 `[B, C]`; None for an empty batch."""
         if not len(batch):
             return None
-        inputs: dict[tuple[str, str], Inputs] = {}  # computed once for all classifiers that convert alike
+        inputs: dict[Conversion, Inputs] = {}  # computed once for all classifiers that convert alike
         scores = None
         classifiers = cast(list[VideoClassifier], [*self.classifiers])
-        for classifier, weight in zip(classifiers, self.weights, strict=True):
-            key = _conversion(classifier)
+        for classifier, key, weight in zip(classifiers, self._conversions, self.weights, strict=True):
             if key not in inputs:
-                alike = [one for one in classifiers if _conversion(one) == key]
+                pairs = zip(classifiers, self._conversions, strict=True)
+                alike = [one for one, conversion in pairs if conversion == key]
                 inputs[key] = classifier.inputs(
                     batch,
                     video=any(one.needs_video for one in alike),
@@ -49,9 +53,12 @@ class Ensemble(pl.LightningModule):
         return scores
 
 
-def _conversion(classifier: VideoClassifier) -> tuple[str, str]:
+def _conversion(classifier: VideoClassifier) -> Conversion:
     """What a classifier's inputs depend on, besides what `check_same_task` compares."""
-    return classifier.hparams.normalize, classifier.hparams.pad_to
+    transform = classifier.transform
+    values = {} if transform is None else transform.state_dict()
+    content = b"".join(tensor.cpu().numpy().tobytes() for tensor in values.values())
+    return repr(classifier.hparams.get("transform")), content, classifier.hparams.pad_to
 
 
 def normalized_weights(weights: list[float] | None, count: int) -> list[float]:

@@ -72,6 +72,7 @@ def _train(config: dict[str, Any]) -> float:
         weight_decay=config["weight_decay"],
         objective={key: config[key] for key in Objective.model_fields},
         gradient_clip=config["gradient_clip"],
+        transform=config["transform"] or None,
         normalize=config["normalize"],
         quantization=list(datamodule.quantization),
         level=datamodule.level,

@@ -1,0 +1,117 @@
+"""From a batch to what a network reads: dequantize, pad, average, transform; on the batch's device."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from yt8m.build import build, class_name
+from yt8m.datamodules.batch import Batch
+from yt8m.datamodules.datamodule import gather
+from yt8m.datamodules.quantization import dequantize
+from yt8m.errors import ConfigError
+from yt8m.layers.masks import pad, valid_frames
+from yt8m.transforms import L2, Transform
+
+#: video float `[B, D]`, frames float `[B, T, D]`, num_frames int64 `[B]`; None for what a network does not use.
+Inputs = tuple[Tensor | None, Tensor | None, Tensor]
+
+
+def convert(
+    batch: Batch,
+    *,
+    video: bool,
+    frames: bool,
+    level: str,
+    quantization: tuple[float, float],
+    length: int,
+    transform: Transform | None,
+) -> Inputs:
+    """The video vectors and padded frames of a batch, each if asked for.
+
+    Features stored as uint8 become floats here, and frames past a video's end 0. The video vector of frame-level data
+    is the mean of its frames, as in the dataset's video-level records, and is transformed as one.
+
+    Args:
+        batch: on the device to compute on.
+        video, frames: what to compute; at video level always the vectors alone.
+        level, quantization: of the dataset.
+        length: T, at least the frames of the batch's longest video.
+        transform: applied to every vector; None for none.
+    """
+    features, num_frames = batch.features, batch.num_frames
+    if level == "video":
+        return _transformed(features, transform), None, num_frames
+    features = _floats(features, quantization)  # [N, D]
+    rows = torch.repeat_interleave(num_frames, output_size=len(features))  # [N]
+    padded = means = None
+    if frames:
+        padded = pad(features, rows, num_frames, length)  # [B, T, D]
+    if video:
+        zeros = features.new_zeros(len(batch), features.shape[1])
+        sums = zeros.index_add_(0, rows, features) if padded is None else padded.sum(dim=1)
+        means = _transformed(sums / num_frames[:, None], transform)
+    if padded is not None and transform is not None:
+        padded = transform(padded).masked_fill(~valid_frames(padded, num_frames)[..., None], 0)
+    return means, padded, num_frames
+
+
+def choose_transform(transform: Any, normalize: str) -> Any:
+    """A run's transform, for which `normalize: l2` is the earlier name of `transform: l2`; None for none.
+
+    Raises:
+        ConfigError: both are set, and differ.
+    """
+    if normalize == "none":
+        return transform or None
+    l2 = {"_target_": f"{L2.__module__}.{L2.__qualname__}"}
+    if transform and transform != l2:
+        chosen = transform.get("_target_") if isinstance(transform, Mapping) else class_name(transform)
+        raise ConfigError(
+            f"normalize: expected none beside transform {chosen}, found {normalize}; leave out one of them"
+        )
+    return l2
+
+
+def make_transform(
+    transform: Any, feature_sizes: Mapping[str, int], trusted: Sequence[str]
+) -> Transform | None:
+    """The transform that a section describes, or the one that was passed in Python.
+
+    Raises:
+        ConfigError: it is no section of `yt8m.transforms` and no `Transform`.
+    """
+    if isinstance(transform, Mapping):
+        transform = build(transform, "transform", trusted=trusted, feature_sizes=dict(feature_sizes))
+    if not isinstance(transform, Transform | None):
+        raise ConfigError(f"transform: expected a section or a Transform, found {transform!r}")
+    return transform
+
+
+def prepare(transform: Transform | None, datamodule: Any, quantization: tuple[float, float]) -> None:
+    """Give a transform its values from the training partition, unless it has them, as from a checkpoint.
+
+    Raises:
+        ConfigError: it needs the training partition and `datamodule` is none of this project.
+    """
+
+    def sample(limit: int | None) -> Iterator[Tensor]:
+        if not hasattr(datamodule, "training_sample"):
+            raise ConfigError(
+                f"transform: {type(transform).__name__} reads the training shards, expected a YT8MDataModule, found "
+                f"{'none' if datamodule is None else type(datamodule).__name__}; train with one, or without transform"
+            )
+        for batch in datamodule.training_sample(limit):
+            yield _floats(batch.features, quantization)
+
+    if transform is not None and not transform.prepared:
+        transform.prepare(sample, gather)
+
+
+def _floats(features: Tensor, quantization: tuple[float, float]) -> Tensor:
+    return dequantize(features, quantization) if features.dtype == torch.uint8 else features
+
+
+def _transformed(vectors: Tensor, transform: Transform | None) -> Tensor:
+    return vectors if transform is None else cast(Tensor, transform(vectors))
