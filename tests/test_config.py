@@ -11,7 +11,20 @@ from omegaconf import DictConfig, OmegaConf
 from yt8m.build import build
 from yt8m.config import CONFIG_DIR, as_folder
 
-GROUPS = ("model", "dataset", "loss", "optimizer", "scheduler", "trainer", "callbacks", "logger", "debug")
+GROUPS = (
+    "model",
+    "dataset",
+    "transform",
+    "loss",
+    "optimizer",
+    "scheduler",
+    "trainer",
+    "callbacks",
+    "logger",
+    "debug",
+)
+
+NEED_EIGENVALUES = ("reverse_whiten",)
 
 
 def options(group: str) -> list[str]:
@@ -27,7 +40,8 @@ def composed(*overrides: str) -> DictConfig:
 def test_every_option_composes():
     for group in (*GROUPS, "experiment"):
         for option in options(group):
-            config = composed(f"logger=[{option}]" if group == "logger" else f"{group}={option}")
+            extra = ("transform.path=e.npy",) if option in NEED_EIGENVALUES else ()
+            config = composed(f"logger=[{option}]" if group == "logger" else f"{group}={option}", *extra)
             OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 

@@ -199,7 +199,7 @@ def standardized_run(tmp_path_factory, tiny_sample):
     return folder
 
 
-def test_a_checkpoint_keeps_what_the_transform_knows(standardized_run, tiny_run, tmp_path, tiny_sample):
+def test_a_checkpoint_keeps_what_the_transform_knows(standardized_run, tmp_path, tiny_sample):
     path = standardized_run / "checkpoints" / "last.ckpt"
     content = torch.load(path, weights_only=True)
     scale = content["state_dict"]["transform.scale"]
@@ -210,13 +210,16 @@ def test_a_checkpoint_keeps_what_the_transform_knows(standardized_run, tiny_run,
     run_command("eval", f"ckpt_path={path}", "trainer=cpu", f"hydra.run.dir={tmp_path / 'eval'}")
 
     # A resumed run keeps the values, although another sample would give others.
-    last = f"ckpt_path={path}", "trainer.max_epochs=2", "transform=standardize", "transform.max_videos=3"
-    train(tmp_path / "resumed", *TINY, *tiny_sample, *last)
-    resumed = torch.load(tmp_path / "resumed" / "checkpoints" / "last.ckpt", weights_only=True)
+    again = "ckpt_path=last", "trainer.max_epochs=2"
+    train(standardized_run, *TINY, *tiny_sample, "transform=standardize", "transform.max_videos=3", *again)
+    resumed = torch.load(path, weights_only=True)
     assert resumed["epoch"] > content["epoch"]
     assert torch.equal(resumed["state_dict"]["transform.scale"], scale)
+
     with pytest.raises(SystemExit):
-        train(tmp_path / "other", *TINY, *tiny_sample, f"ckpt_path={path}", "trainer.max_epochs=2")
+        train(tmp_path / "other", *TINY, *tiny_sample, f"ckpt_path={path}")
+    says = "was trained with transform yt8m.transforms.Standardize; this run has none; set the same transform"
+    assert says in (tmp_path / "other" / "train.log").read_text()
 
 
 def test_an_ensemble_shares_inputs_only_where_the_transform_is_the_same(standardized_run, tiny_run):

@@ -16,7 +16,8 @@ from yt8m.datamodules.batch import Batch
 from yt8m.errors import ConfigError
 
 if TYPE_CHECKING:
-    from yt8m.module import Inputs, VideoClassifier
+    from yt8m.inputs import Inputs
+    from yt8m.module import VideoClassifier
 
 
 class Objective:
