@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor, nn
 
 from yt8m.build import INSTANCE, build
@@ -174,6 +175,8 @@ def check_resumable(
         state = content["callbacks"].get(callback.state_key)
         if state is not None:
             _try_state(path, callback, state)
+    averages = [c for c in trainer.callbacks if isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
+    check_average(path, content, averages[0].state_key if averages else None)
 
 
 def check_position(content: Mapping[str, Any], path: Path, datamodule: pl.LightningDataModule) -> None:
@@ -272,6 +275,33 @@ def _check_optimizer(
             f"ckpt_path: expected an optimizer with groups of {expected} tensors in {path}, found {sizes}: its weight "
             "decay is of other parameters; set the same optimizer.weight_decay and weight_decay, or leave out "
             "ckpt_path"
+        )
+
+
+def check_average(path: Path, content: Mapping[str, Any], callback: str | None) -> None:
+    """Check that the run averages (`callback` is the key of what does) as the checkpoint does, if that does."""
+    state = content.get("averaging_state")
+    if state is None:
+        return
+    if callback is None or callback not in content["callbacks"]:
+        kind = next((key for key in ("EMA", "SWA") if key in content["callbacks"]), "another average")
+        raise ConfigError(
+            f"ckpt_path: the checkpoint at {path} has averaged weights ({kind}); this run has {callback or 'none'}; "
+            "set the same average, or leave out ckpt_path"
+        )
+    _expect(path, content["callbacks"][callback].get("latest_update_step"), "latest_update_step", int)
+    updates = _expect(path, state, "averaging_state", dict).get("n_averaged")
+    if state.keys() != {"n_averaged"} or not isinstance(updates, Tensor) or updates.shape or updates < 0:
+        raise ConfigError(
+            f"ckpt_path: expected the number of averaged weights in {path}, found something else in averaging_state"
+        )
+    current: dict[str, Any] = _expect(path, content.get("current_model_state"), "current_model_state", dict)
+    _check_tensors(path, current)
+    shapes = [{name: one.shape for name, one in part.items()} for part in (content["state_dict"], current)]
+    if shapes[0] != shapes[1]:
+        raise ConfigError(
+            f"ckpt_path: expected the current weights beside their average in {path}, found other names or shapes in "
+            "current_model_state"
         )
 
 

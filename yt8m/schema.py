@@ -109,6 +109,13 @@ class Scheduler(_Section):
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
+class Average(_Section):
+    decay: Annotated[float, Field(ge=0, lt=1, description="a number from 0 to below 1")] = 0.0
+    warmup: bool = False
+    start_epoch: Annotated[int, Field(ge=0)] = 0
+    every_n_steps: Count | None = None
+
+
 class Trainer(_Section):
     max_epochs: Limit | None = None
     max_steps: Limit = -1
@@ -159,6 +166,7 @@ class Train(Objective):
     dataset: Dataset
     optimizer: Optimizer
     scheduler: Scheduler | None
+    average: Average | None
     trainer: Trainer
 
 

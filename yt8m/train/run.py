@@ -86,6 +86,8 @@ def _train(config: dict[str, Any]) -> float:
     ckpt_path = find_checkpoint(config["ckpt_path"], folder) if config["ckpt_path"] else None
     stats = RunStats()
     callbacks = [instantiate(c, _convert_="all") for c in config["callbacks"].values() if c]
+    if config["average"]:
+        callbacks.append(instantiate(config["average"]))
     loggers = [instantiate(c, _convert_="all") for c in config["logger"].values() if c]
     callbacks += [
         ResumedEpoch(),
@@ -138,6 +140,7 @@ def _train(config: dict[str, Any]) -> float:
                 str(HydraConfig.get().runtime.choices.get("model"))
             ).name,  # without a preset's folder
             "dataset": HydraConfig.get().runtime.choices.get("dataset"),
+            "average": HydraConfig.get().runtime.choices.get("average") if config["average"] else None,
             "params": count_parameters(classifier),
             "epochs": trainer.current_epoch,
             "batch_size": config["dataset"]["batch_size"],

@@ -107,6 +107,8 @@ def _quiet_lightning() -> None:
         ".*You have overridden `on_before_batch_transfer` in `LightningModule`.*",  # and not in the data module
         ".*Could not log computational graph.*",  # `_log_setup` does
         ".*It is recommended to use `self.log.*sync_dist=True.*",  # the metrics are the same on all ranks
+        ".*WeightAveraging callback with a model that overrides the configure_model.*",  # it refuses sharded ones
+        ".*checkpoint was not created with WeightAveraging.*",  # the average begins with its weights
         ".*compute.* method of metric .* was called before.*",  # a rank whose batches were all empty
         ".*`isinstance.treespec, LeafSpec.` is deprecated.*",
     ):
