@@ -161,6 +161,7 @@ class Train(Objective):
     transform: Transform | None
     gradient_clip: GradientClip | None
     ckpt_path: Checkpoint | None
+    init_from: Checkpoint | None
     optimized_metric: Annotated[str, AfterValidator(_is_metric), Field(description=_METRICS)]
     test: bool
     dataset: Dataset

@@ -17,6 +17,7 @@ from yt8m.errors import ConfigError
 from yt8m.files import read_json, write_json
 from yt8m.module import VideoClassifier
 from yt8m.schema import Objective
+from yt8m.train.init_from import init_from
 from yt8m.train.launch import refuse_unusable
 from yt8m.train.loggers import BestSoFar, RunLogger
 from yt8m.train.results import count_parameters, print_results, provenance
@@ -84,6 +85,8 @@ def _train(config: dict[str, Any]) -> float:
         trusted_packages=config["trusted_packages"],
     )
     ckpt_path = find_checkpoint(config["ckpt_path"], folder) if config["ckpt_path"] else None
+    if config["init_from"] and not ckpt_path:  # a resumed run has its own weights
+        init_from(Path(config["init_from"]).expanduser(), classifier)
     stats = RunStats()
     callbacks = [instantiate(c, _convert_="all") for c in config["callbacks"].values() if c]
     if config["average"]:
@@ -140,6 +143,7 @@ def _train(config: dict[str, Any]) -> float:
                 str(HydraConfig.get().runtime.choices.get("model"))
             ).name,  # without a preset's folder
             "dataset": HydraConfig.get().runtime.choices.get("dataset"),
+            "init_from": config["init_from"],
             "average": HydraConfig.get().runtime.choices.get("average") if config["average"] else None,
             "params": count_parameters(classifier),
             "epochs": trainer.current_epoch,
