@@ -2,8 +2,10 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from yt8m.layers.masks import valid_frames
+from yt8m.layers.precision import precise
 
 
 class BatchNorm(nn.Module):
@@ -40,30 +42,30 @@ class BatchNorm(nn.Module):
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
     def forward(self, x: Tensor, num_frames: Tensor | None = None) -> Tensor:
-        mean, variance = self.running_mean, self.running_var
         if self.training:
-            mean, variance = self._batch_statistics(
-                x.to(torch.promote_types(x.dtype, mean.dtype)), num_frames
-            )
-        normalized = (x - mean) * ((variance + self.eps).rsqrt() * self.weight) + self.bias
-        return normalized.to(x.dtype)
+            return self._train(precise(x), num_frames).to(x.dtype)
+        rows = F.batch_norm(
+            x.flatten(0, -2), self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
+        return rows.view_as(x)
 
-    def _batch_statistics(self, x: Tensor, num_frames: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean and variance to normalize with, each `[D]`; the running ones take their step."""
-        rows = x.flatten(0, -2)  # [N, D]
-        valid = torch.ones_like(rows[:, :1], dtype=torch.bool)
+    def _train(self, x: Tensor, num_frames: Tensor | None) -> Tensor:
+        """`x` normalized with the batch's statistics; the running ones take their step."""
+        valid = torch.ones_like(x[..., :1], dtype=torch.bool)
         if num_frames is not None:
-            valid = valid_frames(x, num_frames).flatten()[:, None]  # [N, 1]
+            valid = valid_frames(x, num_frames)[..., None]  # [B, T, 1]
+        rows = tuple(range(x.ndim - 1))
         count = valid.sum()
-        mean = rows.where(valid, 0).sum(0) / count
-        variance = (rows - mean).where(valid, 0).square().sum(0) / count
         several = count > 1
+        batch_mean = x.where(valid, 0).sum(rows) / count
+        mean = batch_mean.where(several, self.running_mean.clone())
+        centered = x - mean
+        batch_var = centered.where(valid, 0).square().sum(rows) / count
+        variance = batch_var.where(several, self.running_var.clone())
         with torch.no_grad():
             seen = self.num_batches_tracked
-            step = several * (1 - (seen / (seen + 9)).clamp(max=self.decay)).to(mean.dtype)
-            unbiased = variance * (count / (count - 1).clamp(min=1))
-            running_mean, running_var = self.running_mean.clone(), self.running_var.clone()
+            step = (several * (1 - (seen / (seen + 9)).clamp(max=self.decay))).to(mean.dtype)
             self.running_mean.lerp_(mean, step)
-            self.running_var.lerp_(unbiased, step)
-            self.num_batches_tracked.add_(several)
-        return mean.where(several, running_mean), variance.where(several, running_var)
+            self.running_var.lerp_(variance * (count / (count - 1).clamp(min=1)), step)
+            seen.add_(several)
+        return centered * ((variance + self.eps).rsqrt() * self.weight) + self.bias

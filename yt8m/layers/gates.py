@@ -16,6 +16,7 @@ class ContextGate(nn.Module):
         super().__init__()
         self.weights = nn.Linear(size, size, bias=False)
         self.norm = BatchNorm(size)
+        nn.init.normal_(self.weights.weight, std=size**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         gated: Tensor = x * self.norm(self.weights(x)).sigmoid()

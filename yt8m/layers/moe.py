@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yt8m.layers.batch_norm import BatchNorm
+from yt8m.layers.precision import precise
 from yt8m.layers.widths import whole
 
 
@@ -25,21 +26,20 @@ class MoE(nn.Module):
 
     def __init__(self, input_size: int, num_classes: int, num_experts: int = 2):
         super().__init__()
-        self.num_classes = num_classes
-        whole(num_experts, "num_experts")
+        self.num_classes, self.num_experts = num_classes, whole(num_experts, "num_experts")
         self.gates = nn.Linear(input_size, num_classes * (num_experts + 1), bias=False)
         self.experts = nn.Linear(input_size, num_classes * num_experts)
+        nn.init.xavier_uniform_(self.gates.weight)
+        nn.init.xavier_uniform_(self.experts.weight)
+        nn.init.zeros_(self.experts.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        gates = self._per_class(self.gates(x)).log_softmax(-1)  # [B, C, M + 1]
-        experts = self._per_class(self.experts(x))  # [B, C, M]
+        gates = precise(self.gates(x)).view(-1, self.num_classes, self.num_experts + 1).log_softmax(-1)
+        experts = precise(self.experts(x)).view(-1, self.num_classes, self.num_experts)  # [B, C, M]
         true = gates[..., :-1] + F.logsigmoid(experts)
         false = torch.cat([gates[..., :-1] + F.logsigmoid(-experts), gates[..., -1:]], dim=-1)
         logits: Tensor = true.logsumexp(-1) - false.logsumexp(-1)
         return logits
-
-    def _per_class(self, scores: Tensor) -> Tensor:
-        return _precise(scores).view(len(scores), self.num_classes, -1)
 
 
 class ProbabilityGate(nn.Module):
@@ -54,16 +54,12 @@ class ProbabilityGate(nn.Module):
         super().__init__()
         self.weights = nn.Linear(num_classes, num_classes, bias=False)
         self.norm = BatchNorm(num_classes)
+        nn.init.normal_(self.weights.weight, std=num_classes**-0.5)
 
     def forward(self, logits: Tensor) -> Tensor:
-        logits = _precise(logits)
-        gates = _precise(self.norm(self.weights(logits.sigmoid())))
+        logits = precise(logits)
+        gates = precise(self.norm(self.weights(logits.sigmoid())))
         true = F.logsigmoid(logits) + F.logsigmoid(gates)
         # 1 − p·g = (1 − p) + p·(1 − g)
         false = torch.logaddexp(F.logsigmoid(-logits), F.logsigmoid(logits) + F.logsigmoid(-gates))
         return true - false
-
-
-def _precise(x: Tensor) -> Tensor:
-    """In float32 at least: autocast's bf16 would round probabilities near 0 and 1."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

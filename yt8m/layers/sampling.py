@@ -25,7 +25,7 @@ class SampleFrames(nn.Module):
         """`frames [B, T, D]` and `num_frames [B]` of the sample, or of the input."""
         if self.count is None or not self.training:
             return frames, num_frames
-        chosen = torch.rand(len(frames), self.count, device=frames.device) * num_frames[:, None]
+        chosen = torch.rand(frames.shape[0], self.count, device=frames.device) * num_frames[:, None]
         last = num_frames[:, None] - 1  # the product may round up to num_frames
         index = torch.minimum(chosen.long(), last)[..., None].expand(-1, -1, frames.shape[2])
         return frames.gather(1, index), torch.full_like(num_frames, self.count)

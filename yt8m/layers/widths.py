@@ -11,7 +11,7 @@ _MOST_UNITS = 10**7
 _MOST_LAYERS = 100
 
 
-def scaled(size: int, width: float, key: str) -> int:
+def scaled(size: int, width: float, key: str, floor: int = FLOOR) -> int:
     """The units of a layer that has `size` units in the full network: round(size · width), but at least 64.
 
     A layer with fewer than 64 units in the full network keeps its size. With `width` 1, so does every layer.
@@ -20,12 +20,13 @@ def scaled(size: int, width: float, key: str) -> int:
         size: units at full width.
         width: the network's factor, the argument `model.width`.
         key: the argument that `size` comes from, for error messages.
+        floor: another number than 64, where a unit is more than a number.
 
     Raises:
         ConfigError: `size` is not a whole number from 1 to 10,000,000, or `width` is not a number in (0, 10].
     """
     size = whole(size, key, _MOST_UNITS)
-    return max(round(size * checked_width(width)), min(size, FLOOR))
+    return max(round(size * checked_width(width)), min(size, floor))
 
 
 def checked_width(width: float) -> float:

@@ -1,0 +1,67 @@
+"""NetVLAD: residuals of the frames to learned cluster centers, a gated mixture of experts."""
+
+from collections.abc import Mapping
+
+from yt8m.layers.arguments import switch
+from yt8m.layers.features import match_features
+from yt8m.layers.pooling import CLUSTER_FLOOR, VLAD, PooledStreams
+from yt8m.layers.widths import scaled
+
+NUM_CLUSTERS = {"rgb": 256, "audio": 128, "default": 128}
+
+
+class NetVLAD(PooledStreams):
+    """Residuals of the frames to learned cluster centers, gated.
+
+    ```
+    frames [B, T, 1152] → BN; per feature: a = softmax(BN(x W)) over its clusters (rgb 256, audio 128)
+        → Σ over valid frames of a · (x − center) → length 1 per cluster → length 1
+    concat [B, 278528] → Dense 1024 → context gate → mixture of 2 experts per class → probability gate, C
+    ```
+
+    Reported: GAP 0.8474 on the 2018 data with 128 clusters, 0.8507 with 300 sampled frames.
+
+    Source: WILLOW's `NetVLADModelLF` (Miech et al. 2017, arXiv 1706.06905) with the flags of its best single network.
+    The frames there are 300 draws with replacement; here all valid ones, unless `sample_frames` says otherwise.
+
+    Args:
+        feature_sizes: size of each feature, in the order of its columns.
+        num_classes: C.
+        width: factor on every width below (see `yt8m.layers.widths.scaled`); 8 clusters remain.
+        num_clusters: clusters, by feature.
+        hidden_size: width of the dense layer.
+        gate: whether a context gate follows the dense layer.
+        num_experts: experts per class.
+        probability_gate: whether the classes' probabilities gate each other; C² parameters at any width.
+        sample_frames: random frames per video in training, drawn with replacement; null keeps all.
+    """
+
+    centers = True  # what the residuals refer to; NetRVLAD has none
+
+    def __init__(
+        self,
+        *,
+        feature_sizes: Mapping[str, int] = {"rgb": 1024, "audio": 128},
+        num_classes: int = 3862,
+        width: float = 1,
+        num_clusters: Mapping[str, int] = NUM_CLUSTERS,
+        hidden_size: int = 1024,
+        gate: bool = True,
+        num_experts: int = 2,
+        probability_gate: bool = True,
+        sample_frames: int | None = None,
+    ):
+        clusters = match_features(feature_sizes, "num_clusters", NUM_CLUSTERS, num_clusters)
+        clusters = [scaled(count, width, "num_clusters", CLUSTER_FLOOR) for count in clusters]
+        sizes = zip(feature_sizes.values(), clusters, strict=True)
+        super().__init__(
+            feature_sizes,
+            [VLAD(size, count, self.centers) for size, count in sizes],
+            clusters,
+            num_classes,
+            scaled(hidden_size, width, "hidden_size"),
+            switch(gate, "gate"),
+            num_experts,
+            switch(probability_gate, "probability_gate"),
+            sample_frames,
+        )
