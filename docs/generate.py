@@ -18,11 +18,38 @@ from yt8m.metric_table import METRICS
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "docs" / "guide.md", ROOT / "docs" / "models.md"]
 SIZES = [  # heading, classes, width
-    ("parameters, 3,846 classes", 3846, 1),
-    ("3,862 classes", 3862, 1),
-    ("`model.width=0.125`, 3,862 classes", 3862, 0.125),
-    ("`model.width=0.125`, 40 classes", 40, 0.125),
+    ("parameters, 3,862 classes", 3862, 1),
+    ("`model.width=0.125`", 3862, 0.125),
+    ("and 40 classes", 40, 0.125),
 ]
+STUDY = "The study's"
+STUDY_SIZES = [("parameters, 3,846 classes", 3846, 1), ("3,862 classes", 3862, 1), *SIZES[1:]]
+FAMILIES = {  # a network that is not here comes under OTHERS
+    "Video level": ["logistic", "moe", "resmlp"],
+    "Frames in bags and clusters": [
+        "frame_logistic",
+        "dbof",
+        "soft_dbow",
+        "gated_dbof",
+        "netvlad",
+        "netrvlad",
+        "netfv",
+        "nextvlad",
+        "mix_nextvlad",
+    ],
+    "Frames in sequence": ["lstm", "gru", "attention", "transformer"],
+    STUDY: [
+        "nn",
+        "bi_lstm",
+        "stream_lstm",
+        "nn_stream_lstm",
+        "keras_nn",
+        "keras_bi_lstm",
+        "keras_stream_lstm",
+        "keras_nn_stream_lstm",
+    ],
+}
+OTHERS = "More networks"
 
 
 def networks() -> dict[str, type[nn.Module]]:
@@ -33,6 +60,16 @@ def networks() -> dict[str, type[nn.Module]]:
         module, _, name = target.rpartition(".")
         found[path.stem] = getattr(importlib.import_module(module), name)
     return found
+
+
+def families() -> dict[str, dict[str, type[nn.Module]]]:
+    """The networks by name, under the heading of each family that has any."""
+    left = networks()
+    grouped = {
+        family: {name: left.pop(name) for name in names if name in left} for family, names in FAMILIES.items()
+    }
+    grouped[OTHERS] = left
+    return {family: members for family, members in grouped.items() if members}
 
 
 def parameters(network: type[nn.Module], num_classes: int, width: float) -> int:
@@ -53,12 +90,14 @@ def summary(described: Any) -> str:
 
 
 def short_overview() -> Iterator[str]:
-    """A table with a row per network, for the README."""
+    """A table with a row per network, family by family, for the README."""
     yield "| `model=` | reads | what it is | parameters |"
     yield "|---|---|---|---:|"
-    for name, network in networks().items():
-        size = f"{parameters(network, 3862, 1) / 1e6:.0f} M"
-        yield f"| [`{name}`](docs/models.md#{name}) | {reads(network)} | {summary(network)} | {size} |"
+    for family, members in families().items():
+        yield f"| **{family}** | | | |"
+        for name, network in members.items():
+            size = f"{parameters(network, 3862, 1) / 1e6:.0f} M"
+            yield f"| [`{name}`](docs/models.md#{name}) | {reads(network)} | {summary(network)} | {size} |"
 
 
 def metrics() -> Iterator[str]:
@@ -77,29 +116,40 @@ def metrics() -> Iterator[str]:
 
 
 def overview() -> Iterator[str]:
-    """A table with a row per network: what it reads, what it is, its size."""
-    yield f"| `model=` | reads | what it is | {' | '.join(heading for heading, *_ in SIZES)} |"
-    yield "|---|---|---|" + "---:|" * len(SIZES)
-    for name, network in networks().items():
-        counts = [f"{parameters(network, *size):,}" for _, *size in SIZES]
-        yield f"| [`{name}`](#{name}) | {reads(network)} | {summary(network)} | {' | '.join(counts)} |"
+    """A table per family with a row per network: what it reads, what it is, its size."""
+    for family, members in families().items():
+        sizes = STUDY_SIZES if family == STUDY else SIZES
+        yield from (f"**{family}**", "")
+        yield f"| `model=` | reads | what it is | {' | '.join(heading for heading, *_ in sizes)} |"
+        yield "|---|---|---|" + "---:|" * len(sizes)
+        for name, network in members.items():
+            counts = [f"{parameters(network, *size):,}" for _, *size in sizes]
+            yield f"| [`{name}`](#{name}) | {reads(network)} | {summary(network)} | {' | '.join(counts)} |"
+        yield ""
 
 
 def details() -> Iterator[str]:
-    """A section per network: its layers, and its arguments with their defaults."""
-    for name, network in networks().items():
-        text, _, arguments = inspect.getdoc(network).partition("Args:\n")
-        described = {
-            argument: " ".join(meaning.split())
-            for argument, meaning in re.findall(r"^    (\w+): (.+(?:\n {6,}.+)*)", arguments, re.M)
-        }
-        yield from (f"### {name}", "", text.partition("\n\n")[2].strip(), "")
-        yield from ("| argument | default | |", "|---|---|---|")
-        for argument, parameter in inspect.signature(network).parameters.items():
-            if argument not in ("feature_sizes", "num_classes"):
-                meaning = re.sub(r" \(see `[\w.]+`\)", "", described[argument])
-                yield f"| `{argument}` | {shown(parameter.default)} | {meaning} |"
-        yield ""
+    """A heading per family, and a section per network: its layers, and its arguments with their defaults."""
+    for family, members in families().items():
+        yield from (f"## {family}", "")
+        for name, network in members.items():
+            yield from detail(name, network)
+
+
+def detail(name: str, network: type[nn.Module]) -> Iterator[str]:
+    """A network's layers, and its arguments with their defaults."""
+    text, _, arguments = (inspect.getdoc(network) or "").partition("Args:\n")
+    described = {
+        argument: " ".join(meaning.split())
+        for argument, meaning in re.findall(r"^    (\w+): (.+(?:\n {6,}.+)*)", arguments, re.M)
+    }
+    yield from (f"### {name}", "", text.partition("\n\n")[2].strip(), "")
+    yield from ("| argument | default | |", "|---|---|---|")
+    for argument, parameter in inspect.signature(network).parameters.items():
+        if argument not in ("feature_sizes", "num_classes"):
+            meaning = re.sub(r" \(see `[\w.]+`\)", "", described[argument])
+            yield f"| `{argument}` | {shown(parameter.default)} | {meaning} |"
+    yield ""
 
 
 def shown(default: Any) -> str:

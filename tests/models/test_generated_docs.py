@@ -3,7 +3,7 @@
 import re
 
 from docs import generate
-from tests.models.networks import MODELS, arguments
+from tests.models.networks import MODELS, STUDY, arguments
 
 
 def test_the_pages_are_up_to_date():
@@ -17,9 +17,16 @@ def test_the_pages_are_up_to_date():
 def test_every_network_and_argument_is_described():
     assert list(generate.networks()) == MODELS
     sections = dict(re.findall(r"^### (\w+)\n(.*?)(?=^### |\Z)", "\n".join(generate.details()), re.M | re.S))
-    assert list(sections) == MODELS
+    assert sorted(sections) == MODELS
     for model, section in sections.items():
         assert re.findall(r"^\| `(\w+)` \| [^|]+ \| \w[^|]+\. \|$", section, re.M) == list(
             arguments(model)
         ), model
         assert section.count("```") == 2, model
+
+
+def test_every_network_has_one_family():
+    assert sorted(name for members in generate.families().values() for name in members) == MODELS
+    names = [name for names in generate.FAMILIES.values() for name in names]
+    assert len(names) == len(set(names))
+    assert set(generate.FAMILIES[generate.STUDY]) == set(STUDY)

@@ -33,7 +33,7 @@ class DBoF(nn.Module):
         width: factor on every width below (see `yt8m.layers.widths.scaled`).
         cluster_size: width of the projection that is pooled.
         hidden_size: width of the dense layer after the pooling.
-        activation: `relu6` or `sigmoid`, after both.
+        activation: what follows both, `relu6` or `sigmoid`.
         num_experts: experts per class.
         sample_frames: random frames per video in training, drawn with replacement; null keeps all.
     """
