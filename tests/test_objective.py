@@ -1,11 +1,14 @@
 """What training minimizes, against loops over videos."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from yt8m.datamodules.batch import Batch
 from yt8m.errors import ConfigError
+from yt8m.losses import BCE
 from yt8m.module import VideoClassifier
 from yt8m.objective import Mix, drop_streams, subsample
 
@@ -203,3 +206,74 @@ def test_training_draws_what_evaluation_never_sees(batch):
     assert frames.shape == (4, 2, 8)
     assert int(num_frames.max()) == 2
     assert not torch.equal(video, whole[0])
+
+
+def told(probabilities, known=None):
+    """A teacher that says the same about every batch."""
+    return lambda batch, mix, temperature: (
+        (probabilities.logit() / temperature).sigmoid(),
+        None if known is None else torch.tensor(known),
+    )
+
+
+def test_teachers_are_averaged_and_weighed_against_the_labels(batch):
+    probabilities = torch.rand(2, 4, CLASSES, generator=torch.Generator().manual_seed(1))
+    known = [[True, True, False, False], [True, False, True, False]]
+    for temperature, weight, partly in ((1.0, 0.5, False), (2.0, 0.3, False), (2.0, 0.3, True)):
+        model = classifier(distillation={"temperature": temperature, "weight": weight})
+        model.loss = BCE()
+        model.objective.teachers = [
+            told(p, k if partly else None) for p, k in zip(probabilities, known, strict=True)
+        ]
+        logits = model(*model.inputs(batch)).tolist()
+        total = 0.0
+        for row in range(4):
+            teachers = [
+                p[row].tolist() for p, k in zip(probabilities, known, strict=True) if k[row] or not partly
+            ]
+            for index in range(CLASSES):
+                x, y = logits[row][index], float([row, index] in batch.label_index.tolist())
+                hard = cross_entropy(x, y)
+                if not teachers:
+                    total += hard
+                    continue
+                said = [sigmoid(math.log(q[index] / (1 - q[index])) / temperature) for q in teachers]
+                soft = cross_entropy(x / temperature, sum(said) / len(said))
+                total += (1 - weight) * hard + weight * temperature**2 * soft
+        assert model.objective(model, batch).item() == pytest.approx(total / 4, rel=1e-5)
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def cross_entropy(x, y):
+    """With the starter code's ε."""
+    return -y * math.log(sigmoid(x) + 1e-5) - (1 - y) * math.log(sigmoid(-x) + 1e-5)
+
+
+def test_a_networks_own_loss_is_given_the_labels_and_the_teachers(batch):
+    model = classifier(label_smoothing=0.5)
+    model.objective.teachers = [told(torch.full((4, CLASSES), 0.5))]
+    given = {}
+
+    def training_loss(inputs, labels, mask, loss):
+        given["labels"] = labels
+        return loss(model(*inputs), labels, mask)
+
+    without = model.objective(model, batch)
+    model.model.training_loss = training_loss
+    assert model.objective(model, batch) == without
+    assert given["labels"].unique().tolist() == pytest.approx([0.1, 0.6])
+
+
+def test_teachers_know_the_labels_that_were_not_rated(batch):
+    """Those count for the teacher alone."""
+    batch.label_mask = torch.tensor([[0, 1], [1, 0], [2, 0], [3, 3]])
+    model = classifier(level="segment", distillation={"temperature": 1, "weight": 0.25})
+    model.loss = BCE()
+    soft = torch.rand(4, CLASSES, generator=torch.Generator().manual_seed(1))
+    model.objective.teachers = [told(soft)]
+    logits, labels, mask = model(*model.inputs(batch)), model.labels(batch), model.mask(batch)
+    expected = 0.75 * BCE()(logits, labels, mask) + 0.25 * BCE()(logits, soft)
+    torch.testing.assert_close(model.objective(model, batch), expected)

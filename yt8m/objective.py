@@ -1,12 +1,12 @@
-"""What a network minimizes in training: frame subsampling, mixup, label smoothing, dropout of streams, its loss.
+"""What a network minimizes in training: its loss, with mixup, label smoothing, teachers, dropout of streams and frames.
 
 Nothing here touches evaluation, which sees whole videos and the labels as they are. Random numbers come from torch's
 global generator of the batch's device, whose state checkpoints keep.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -20,8 +20,32 @@ if TYPE_CHECKING:
     from yt8m.module import VideoClassifier
 
 
+#: Of logits `[B, C]`, labels `[B, C]`, and a mask `[B, C]` or None; a scalar.
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+class Teacher(Protocol):
+    """What a network learns from besides the labels; see `yt8m.train.teacher`."""
+
+    def __call__(self, batch: Batch, mix: "Mix | None", temperature: float) -> tuple[Tensor, Tensor | None]:
+        """Probabilities of a batch's videos at a temperature, and which videos have any.
+
+        Args:
+            batch: on the classifier's device.
+            mix: how the network's inputs are mixed; None if they are not.
+            temperature: T. A class with logit x has the probability σ(x/T).
+
+        Returns:
+            Float32 `[B, C]`, and bool `[B]`; None if all videos have them.
+        """
+
+
 class Objective:
     """The training loss of a batch.
+
+    With teachers (Hinton et al. 2015), every logit x counts twice, for the labels and for the mean q of the teachers'
+    probabilities at temperature T: (1 − w)·loss(x, y) + w·T²·loss(x/T, q), with the run's own loss. A video that no
+    teacher knows has loss(x, y). A mask of rated labels does not limit the teachers, who know all classes.
 
     Args:
         feature_sizes: features side by side in a batch, in order, and their sizes.
@@ -30,6 +54,10 @@ class Objective:
         label_smoothing: ε. A label y becomes (1 − ε)·y + ε/C (Szegedy et al. 2016, section 7).
         stream_dropout: probability of dropping a feature of a video (`drop_streams`).
         frame_subsample: train on at most this many frames of each video (`subsample`); None takes all.
+        distillation: `{"temperature": T, "weight": w}`, by default 1 and 0.5.
+
+    Attributes:
+        teachers: to learn from, none at first. They are not part of a checkpoint.
 
     Raises:
         ConfigError: a setting does not fit the data.
@@ -44,6 +72,7 @@ class Objective:
         label_smoothing: float = 0,
         stream_dropout: float = 0,
         frame_subsample: int | None = None,
+        distillation: Mapping[str, float] | None = None,
     ):
         if mixup and level == "segment":
             raise ConfigError(
@@ -62,6 +91,9 @@ class Objective:
         self.feature_sizes = dict(feature_sizes)
         self.mixup, self.label_smoothing = mixup, label_smoothing
         self.stream_dropout, self.frame_subsample = stream_dropout, frame_subsample
+        distillation = distillation or {}
+        self.temperature, self.weight = distillation.get("temperature", 1), distillation.get("weight", 0.5)
+        self.teachers: Sequence[Teacher] = ()
 
     def sample(self, batch: Batch) -> Batch:
         """The frames to train on, of a batch on the CPU: there the number of frames is known without a sync."""
@@ -70,17 +102,41 @@ class Objective:
     def __call__(self, classifier: "VideoClassifier", batch: Batch) -> Tensor:
         """The loss of a batch that `sample` returned, on the classifier's device; a scalar."""
         inputs, labels, mask = classifier.inputs(batch), classifier.labels(batch), classifier.mask(batch)
-        if self.mixup:
-            mix = Mix.draw(len(batch), self.mixup, labels.device)
+        mix = Mix.draw(len(batch), self.mixup, labels.device) if self.mixup else None
+        if mix is not None:
             inputs, labels = mix.inputs(inputs), mix(labels.float())
         if self.label_smoothing:
             labels = (1 - self.label_smoothing) * labels + self.label_smoothing / labels.shape[1]
         if self.stream_dropout:
             inputs = drop_streams(inputs, self.feature_sizes, self.stream_dropout)
+        loss = self._distilling(classifier.loss, batch, mix) if self.teachers else classifier.loss
         own: Callable[..., Tensor] | None = getattr(classifier.model, "training_loss", None)
         if own is not None:
-            return own(inputs, labels, mask, classifier.loss)
-        return classifier.loss(classifier(*inputs), labels, mask)
+            return own(inputs, labels, mask, loss)
+        return loss(classifier(*inputs), labels, mask)
+
+    def _distilling(self, loss: Loss, batch: Batch, mix: "Mix | None") -> Loss:
+        """The loss on logits, labels and mask that also teaches what the teachers say about the batch."""
+        answers = [teacher(batch, mix, self.temperature) for teacher in self.teachers]
+        taught: Tensor | None = None
+        if all(known is None for _, known in answers):
+            soft = torch.stack([answer for answer, _ in answers]).mean(0)
+        else:
+            known = [answer.new_ones(len(batch)) if one is None else one.float() for answer, one in answers]
+            count = torch.stack(known).sum(0)  # [B]
+            weighted = [answer * one[:, None] for (answer, _), one in zip(answers, known, strict=True)]
+            soft = torch.stack(weighted).sum(0) / count.clamp(min=1)[:, None]
+            taught = (count > 0)[:, None].expand_as(soft)
+
+        def both(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+            from_teachers = self.temperature**2 * loss(logits.float() / self.temperature, soft, taught)
+            total = (1 - self.weight) * loss(logits, labels, mask) + self.weight * from_teachers
+            if taught is not None:
+                rest = ~taught if mask is None else ~taught & (mask > 0)
+                total = total + self.weight * loss(logits, labels, rest)
+            return total
+
+        return both
 
 
 @dataclass(frozen=True)

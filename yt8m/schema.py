@@ -26,6 +26,10 @@ Folder = Annotated[str, Field(min_length=1, description="a folder")]
 Checkpoint = Annotated[
     str, Field(min_length=1, description="a checkpoint, such as RUN/checkpoints/best.ckpt")
 ]
+Teachers = Annotated[
+    str | list[Annotated[str, Field(min_length=1)]],
+    Field(min_length=1, description="a checkpoint or a file of predictions, or a list of them"),
+]
 Glob = Annotated[str, Field(min_length=1, description="a glob of shards")]
 Partition = Literal["train", "validate", "test"]
 Limits = Annotated[Sequence[float], Field(min_length=2, max_length=2, description="two numbers, [min, max]")]
@@ -122,6 +126,12 @@ class Trainer(_Section):
     accumulate_grad_batches: Count = 1
 
 
+class Distillation(_Section):
+    model_config = ConfigDict(extra="forbid")
+    temperature: Positive = 1
+    weight: Share = 0.5
+
+
 class Objective(_Section):
     """Arguments of `yt8m.objective.Objective`."""
 
@@ -130,6 +140,7 @@ class Objective(_Section):
     label_smoothing: Share = 0
     stream_dropout: Share = 0
     frame_subsample: Count | None = None
+    distillation: Distillation | None = None
 
 
 class Classifier(_Section):
@@ -160,6 +171,7 @@ class Train(Objective):
     weight_decay: Decays | None
     transform: Transform | None
     gradient_clip: GradientClip | None
+    teacher: Teachers | None
     ckpt_path: Checkpoint | None
     init_from: Checkpoint | None
     optimized_metric: Annotated[str, AfterValidator(_is_metric), Field(description=_METRICS)]
@@ -184,7 +196,7 @@ class Predict(_Section):
     ckpt_path: Checkpoint | Annotated[list[Checkpoint], Field(min_length=1)]
     weights: Annotated[list[Positive], Field(description="positive numbers, one per checkpoint")] | None
     split: Partition
-    format: Literal["csv", "names", "jsonl", "parquet"]
+    format: Literal["csv", "names", "jsonl", "parquet", "sqlite"]
     output: Text | None
     overwrite: bool
     top_k: Count

@@ -4,9 +4,11 @@ import csv
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections import defaultdict
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -114,12 +116,20 @@ def test_all_formats_say_the_same(predict, tmp_path):
     objects = {video["id"]: video for video in map(json.loads, lines)}
     rows = parquet.read_table(predict("split=validate", "format=parquet", name="p")).to_pylist()
 
+    with closing(sqlite3.connect(predict("split=validate", "format=sqlite", name="s"))) as database:
+        listed = database.execute("SELECT id, classes, scores FROM predictions").fetchall()
+        class_names = [name for (name,) in database.execute("SELECT name FROM classes ORDER BY class")]
+
     by_name = defaultdict(list)
     for row in names:
         by_name[row["VideoId"]].append((int(row["Class"]), float(row["Score"])))
     assert by_name == expected
     assert list(by_name) == list(objects) == [row["id"] for row in rows] == list(expected)
-    for row in rows:
+    for row, (video_id, classes, scores) in zip(rows, listed, strict=True):
+        assert video_id == row["id"]
+        assert np.frombuffer(classes, "<i4").tolist() == row["classes"]
+        assert np.frombuffer(scores, "<f4").tolist() == row["scores"]
+        assert [class_names[c] for c in row["classes"]] == row["names"]
         video = objects[row["id"]]
         assert [(label["class"], label["score"]) for label in video["labels"]] == expected[row["id"]]
         assert row["classes"] == [c for c, _ in expected[row["id"]]]
@@ -241,7 +251,7 @@ def test_checkpoints_that_differ_are_not_averaged(predict, checkpoint, tmp_path,
     ("overrides", "says"),
     [
         (["split=all"], "split: expected train, validate or test, found 'all'"),
-        (["format=xml"], "format: expected csv, names, jsonl or parquet, found 'xml'"),
+        (["format=xml"], "format: expected csv, names, jsonl, parquet or sqlite, found 'xml'"),
         (["weights=[1,2]"], "weights: expected 1 positive numbers, one per checkpoint, found [1, 2]"),
         (["weights=[0]"], "weights: expected positive numbers, one per checkpoint"),
         (["overwrite=no"], "overwrite: expected true or false, found 'no'"),

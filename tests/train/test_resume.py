@@ -76,8 +76,9 @@ def test_resume_mid_epoch_equals_an_uninterrupted_run(
 RANDOM_OBJECTIVE = ("mixup=0.4", "label_smoothing=0.1", "stream_dropout=0.3", "frame_subsample=8")
 
 
-def test_what_training_draws_resumes_exactly(tmp_path, tiny_sample, stop_at):
+def test_what_training_draws_resumes_exactly_with_a_teacher(tmp_path, tiny_run, tiny_sample, stop_at):
     common = [*TINY, *tiny_sample, *EVERY_3_STEPS, *RANDOM_OBJECTIVE, "test=false"]
+    common += [f"teacher={tiny_run / 'checkpoints' / 'best.ckpt'}"]
     train(tmp_path / "whole", *common)
     stop_at(5)
     with pytest.raises(SystemExit):

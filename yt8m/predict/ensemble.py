@@ -69,23 +69,30 @@ def normalized_weights(weights: list[float] | None, count: int) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-def check_same_task(classifier: VideoClassifier, first: VideoClassifier, path: Path, first_path: str) -> None:
+def check_same_task(
+    classifier: VideoClassifier,
+    first: VideoClassifier,
+    path: Path,
+    first_path: str,
+    setting: str = "ckpt_path",
+) -> None:
     """Raise ConfigError unless two checkpoints read the same input and mean the same by a class.
 
     Args:
         classifier, first: the classifiers.
         path, first_path: their checkpoints, for the message.
+        setting: the configuration's key that names the first checkpoint, for the message.
     """
     for key in ("num_classes", "target", "level", "feature_sizes", "max_frames", "quantization"):
         expected, found = first.hparams[key], classifier.hparams[key]
         # The order of the features is the order of their columns.
         if expected != found or (key == "feature_sizes" and list(expected) != list(found)):
             raise ConfigError(
-                f"ckpt_path: expected checkpoints that agree, found {key} = {found} in {path} and {expected} "
+                f"{setting}: expected checkpoints that agree, found {key} = {found} in {path} and {expected} "
                 f"in {first_path}"
             )
     names = [[info.name for info in one.classes()] for one in (first, classifier)]
     if names[0] != names[1]:
         raise ConfigError(
-            f"ckpt_path: expected checkpoints that agree, found other class names in {path} than in {first_path}"
+            f"{setting}: expected checkpoints that agree, found other class names in {path} than in {first_path}"
         )

@@ -1,4 +1,4 @@
-"""Prediction files: Kaggle's CSV, names and scores, JSON lines, Parquet, and the CSV of Kaggle's 2019 challenge.
+"""Prediction files: Kaggle's CSV, names and scores, JSON lines, Parquet, SQLite, and the CSV of Kaggle's 2019 contest.
 
 A writer takes one batch of predictions at a time and keeps none. Scores in text have six significant digits.
 """
@@ -167,6 +167,41 @@ class ParquetWriter(Writer):
         self.rows.clear()
 
 
+class SQLiteWriter(Writer):
+    """A database in which a video is found without reading the rest: what `teacher=FILE` of training takes.
+
+    Table `predictions`, indexed by `id`: `id`, `classes` (int32) and `scores` (float32), both as little-endian bytes,
+    best first. Table `classes`: `class` and `name`.
+    """
+
+    def __init__(self, path: Path, names: list[str], genres: list[str]):
+        self.path, self.names, self.genres = path, names, genres
+        path.unlink(missing_ok=True)
+        self.file = sqlite3.connect(path, isolation_level=None)
+        # Of a file that is renamed when it is complete, no half needs to survive a crash.
+        self.file.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN;"
+            "CREATE TABLE classes (class INTEGER PRIMARY KEY, name TEXT NOT NULL);"
+            "CREATE TABLE predictions (id TEXT NOT NULL, classes BLOB NOT NULL, scores BLOB NOT NULL)"
+        )
+        self.file.executemany("INSERT INTO classes VALUES (?, ?)", enumerate(names))
+
+    def write(self, predictions: Predictions) -> None:
+        arrays = (predictions.classes.astype("<i4"), predictions.scores.astype("<f4"))
+        self.file.executemany(
+            "INSERT INTO predictions VALUES (?, ?, ?)",
+            (
+                (name, classes.tobytes(), scores.tobytes())
+                for name, classes, scores in zip(predictions.ids, *arrays, strict=True)
+            ),
+        )
+
+    def close(self) -> None:
+        self.file.execute("CREATE INDEX predictions_by_id ON predictions (id)")
+        self.file.execute("COMMIT")
+        self.file.close()
+
+
 class SegmentsWriter(Writer):
     """The CSV of the 2019 challenge: `class,id:start id:start …` by falling score, 100,000 per class at most.
 
@@ -217,8 +252,15 @@ WRITERS: dict[str, type[Writer]] = {
     "names": NamesWriter,
     "jsonl": JSONLinesWriter,
     "parquet": ParquetWriter,
+    "sqlite": SQLiteWriter,
 }
-ENDINGS = {"csv": ".csv", "names": ".names.csv", "jsonl": ".jsonl", "parquet": ".parquet"}
+ENDINGS = {
+    "csv": ".csv",
+    "names": ".names.csv",
+    "jsonl": ".jsonl",
+    "parquet": ".parquet",
+    "sqlite": ".sqlite",
+}
 
 
 def segment_classes(path: Path, num_classes: int) -> list[int]:

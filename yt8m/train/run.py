@@ -25,6 +25,7 @@ from yt8m.train.resume import Checkpoint, RandomState, ResumedEpoch
 from yt8m.train.session import lightning_session, make_trainer
 from yt8m.train.stats import RunStats
 from yt8m.train.stop import StopOnDivergence, resume_command
+from yt8m.train.teacher import MissingPredictions, load_teachers
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,8 @@ def _train(config: dict[str, Any]) -> float:
         config=config,
         trusted_packages=config["trusted_packages"],
     )
+    teachers = load_teachers(config["teacher"], classifier, config["trusted_packages"])
+    classifier.objective.teachers = teachers
     ckpt_path = find_checkpoint(config["ckpt_path"], folder) if config["ckpt_path"] else None
     if config["init_from"] and not ckpt_path:  # a resumed run has its own weights
         init_from(Path(config["init_from"]).expanduser(), classifier)
@@ -97,6 +100,7 @@ def _train(config: dict[str, Any]) -> float:
         RandomState(),
         StopOnDivergence(),
         BestSoFar(config["optimized_metric"]),
+        MissingPredictions(teachers),
         stats,
     ]
     trainer = make_trainer(config, callbacks, loggers)
