@@ -34,8 +34,8 @@ every_model = pytest.mark.parametrize("model", MODELS)
 # Of the study's recurrent networks, which share their layers and take Dynamo seconds each, one stands for all.
 every_graph = pytest.mark.parametrize(
     "model",
-    [m for m in MODELS if m not in STUDY]
-    + ["nn", "keras_nn", pytest.param("bi_lstm", marks=pytest.mark.slow)],
+    [m for m in MODELS if m not in STUDY and m not in ("lstm", "gru")]
+    + ["nn", "keras_nn", *(pytest.param(m, marks=pytest.mark.slow) for m in ("bi_lstm", "lstm", "gru"))],
 )
 
 

@@ -29,6 +29,11 @@ def max_over_valid(x: Tensor, num_frames: Tensor) -> Tensor:
     return x.masked_fill(~valid_frames(x, num_frames)[..., None], -torch.inf).amax(dim=1)
 
 
+def mean_over_valid(x: Tensor, num_frames: Tensor) -> Tensor:
+    """The mean over the valid frames, `[B, T, D] -> [B, D]`."""
+    return x.masked_fill(~valid_frames(x, num_frames)[..., None], 0).sum(dim=1) / num_frames[:, None]
+
+
 def pad(x: Tensor, rows: Tensor, num_frames: Tensor, length: int) -> Tensor:
     """Frames one after another, `[N, D]`, as padded videos, `[B, length, D]`; padding is zero.
 

@@ -19,28 +19,27 @@ class LSTM(nn.LSTM):
         super().__init__(input_size, hidden_size, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # no initial state, outputs only
-        kind = x.device.type
-        autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(
-            kind
-        )  # never on "meta"
-        if not autocast or torch.get_autocast_dtype(kind) != torch.bfloat16:
+        dtype = safe_dtype(x)
+        if dtype is None:
             return super().forward(x)[0]
-        in_bf16 = kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        with torch.autocast(kind, enabled=False):
-            return self.computed_in(torch.bfloat16 if in_bf16 else torch.float32, x)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.computed_in(dtype, x)
 
     def computed_in(self, dtype: torch.dtype, x: Tensor) -> Tensor:
         """The layer with its input and weights cast to `dtype`; gradients reach the weights in their own dtype."""
-        own = [weight for weight in self._flat_weights if weight is not None]
-        parts = [weight.flatten().to(dtype) for weight in own]
-        # One buffer in cuDNN's order (input, recurrent, biases), so that cuDNN need not copy the weights again.
-        flat = torch.split(torch.cat(parts), [len(part) for part in parts])
-        weights = [part.view_as(weight) for part, weight in zip(flat, own, strict=True)]
+        return self.final_cell(dtype, x, [weight for weight in self._flat_weights if weight is not None])[0]
+
+    def final_cell(self, dtype: torch.dtype, x: Tensor, weights: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Outputs `[B, T, H]`, and the cell state after the last frame `[B, H]`, computed in `dtype`.
+
+        Args:
+            weights: in cuDNN's order: input, recurrent, biases.
+        """
         start = x.new_zeros(1, x.shape[0], self.hidden_size, dtype=dtype)
-        outputs, _, _ = torch.lstm(
+        outputs, _, cell = torch.lstm(
             x.to(dtype),
             (start, start),
-            weights,
+            in_one_buffer(dtype, weights),
             has_biases=True,
             num_layers=1,
             dropout=0.0,
@@ -48,7 +47,24 @@ class LSTM(nn.LSTM):
             bidirectional=False,
             batch_first=True,
         )
-        return outputs
+        return outputs, cell[0]
+
+
+def safe_dtype(x: Tensor) -> torch.dtype | None:
+    """What a recurrent layer should compute in under bf16 autocast, instead of what PyTorch chooses; else None."""
+    kind = x.device.type
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # never on "meta"
+    if not autocast or torch.get_autocast_dtype(kind) != torch.bfloat16:
+        return None
+    in_bf16 = kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if in_bf16 else torch.float32
+
+
+def in_one_buffer(dtype: torch.dtype, weights: list[Tensor]) -> list[Tensor]:
+    """The weights in `dtype`, one after another in memory, so that cuDNN need not copy them again."""
+    parts = [weight.flatten().to(dtype) for weight in weights]
+    flat = torch.split(torch.cat(parts), [len(part) for part in parts])
+    return [part.view_as(weight) for part, weight in zip(flat, weights, strict=True)]
 
 
 class BidirectionalLSTM(nn.Module):

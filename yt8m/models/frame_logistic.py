@@ -1,0 +1,43 @@
+"""Logistic regression on the mean of the frames, the simplest frame-level network of the YouTube-8M starter code."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from yt8m.layers.masks import mean_over_valid
+from yt8m.layers.widths import checked_width
+
+
+class FrameLogistic(nn.Module):
+    """Logistic regression on the mean of the frames.
+
+    ```
+    frames [B, T, 1152] → mean over the valid frames → Dense C
+    ```
+
+    4,452,886 parameters with 3,862 classes. `logistic` computes the same on frame-level data; here each frame passes
+    the input transform before the mean. Source: `FrameLevelLogisticModel` of the YouTube-8M starter code (Abu-El-Haija
+    et al. 2016, arXiv 1609.08675).
+
+    Args:
+        feature_sizes: size of each feature, in the order of its columns.
+        num_classes: C.
+        width: has no effect, as there is no hidden layer.
+    """
+
+    needs_video, needs_frames = False, True
+
+    def __init__(
+        self,
+        *,
+        feature_sizes: Mapping[str, int] = {"rgb": 1024, "audio": 128},
+        num_classes: int = 3862,
+        width: float = 1,
+    ):
+        super().__init__()
+        checked_width(width)
+        self.classifier = nn.Linear(sum(feature_sizes.values()), num_classes)
+
+    def forward(self, video: Tensor | None, frames: Tensor, num_frames: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(mean_over_valid(frames, num_frames))  # [B, C]
+        return logits
