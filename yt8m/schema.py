@@ -233,6 +233,7 @@ class Report(_Section):
     output: Folder
     metric: Text
     classes: bool
+    into: Annotated[str, Field(min_length=1, description="a Markdown page")] | None
     overwrite: bool
     dataset: Dataset
 

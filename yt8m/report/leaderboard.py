@@ -67,6 +67,7 @@ MACHINE = (
     Column("CPU use", "cpu_percent_mean", ".0f", "%"),
     Column("Memory", "memory_gib_peak", ".2f", "GiB"),
     Column("Videos/s", "videos_per_second", ",.0f"),
+    Column("Seconds", "seconds", ",.0f"),
 )
 CAPTION = (
     "Loss and scores are those of best.ckpt on the validation data and, where marked “Test”, on the test data. Hit@1 "
@@ -148,16 +149,22 @@ class Leaderboard:
         lines = [
             f"# Leaderboard by {_escaped(self.title)}",
             "",
-            _row("", "Run", *(column.heading for column in columns), "Network", "Dataset", "Folder"),
-            _row("---:", "---", *["---:"] * len(columns), *["---"] * 3),
+            table_row("", "Run", *(column.heading for column in columns), "Network", "Dataset", "Folder"),
+            table_row("---:", "---", *["---:"] * len(columns), *["---"] * 3),
         ]
         for rank, run in enumerate(self.ranked, start=1):
             values = [column.text(run) for column in columns]
-            lines.append(_row(str(rank), run.label, *values, run.model, run.dataset, run.name))
+            lines.append(table_row(str(rank), run.label, *values, run.model, run.dataset, run.name))
         lines += ["", CAPTION, *(line for warning in self.warnings() for line in ("", warning))]
         if self.others:
-            lines += ["", "## Not finished", "", _row("Status", "Run", "Why", "Folder"), _row(*["---"] * 4)]
-            lines += [_row(run.status, run.label, run.reason, run.name) for run in self.others]
+            lines += [
+                "",
+                "## Not finished",
+                "",
+                table_row("Status", "Run", "Why", "Folder"),
+                table_row(*["---"] * 4),
+            ]
+            lines += [table_row(run.status, run.label, run.reason, run.name) for run in self.others]
         return "\n".join(lines) + "\n"
 
     def csv(self) -> str:
@@ -210,7 +217,8 @@ _DATA = ("root", "validate", "num_classes", "level", "target")
 _PIPE_WIDTH = 100_000  # columns
 
 
-def _row(*cells: str) -> str:
+def table_row(*cells: str) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(map(_escaped, cells))} |"
 
 

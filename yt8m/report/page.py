@@ -11,6 +11,7 @@ from yt8m.report import charts
 from yt8m.report.hyperparameters import FEW_RUNS, varied
 from yt8m.report.leaderboard import CAPTION, Leaderboard
 from yt8m.report.runs import Point
+from yt8m.report.seeds import OverSeeds
 
 if TYPE_CHECKING:  # it imports torch, which a report without class statistics does not need
     from yt8m.report.per_class import ClassStats
@@ -43,6 +44,7 @@ def render(board: Leaderboard, classes: "ClassStats | str") -> str:
         board=board,
         tiles=[column for column in board.columns if column.key in _TILES],
         caption=CAPTION,
+        seeds=OverSeeds.of(board),
         hue=charts.hue,
         dash=charts.dash,
         colored=2 * charts.HUES,

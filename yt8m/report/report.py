@@ -10,6 +10,7 @@ from yt8m.files import write_text
 from yt8m.report.leaderboard import Leaderboard
 from yt8m.report.page import render
 from yt8m.report.runs import clean, find_runs
+from yt8m.report.seeds import OverSeeds, page_with_place, write_into
 
 if TYPE_CHECKING:
     from yt8m.report.per_class import ClassStats
@@ -33,16 +34,25 @@ def report(config: dict[str, Any]) -> None:
         raise ConfigError(
             f"output: {existing[0]} already exists; set overwrite=true or choose another output"
         )
+    into = Path(config["into"]).expanduser() if config["into"] else None
+    if into:
+        page_with_place(into)
     folders = [Path(str(folder)).expanduser() for folder in config["runs"]]
     board = Leaderboard.of(find_runs(folders), config["metric"])
     console = Console()
     board.print(console)
+    seeds = OverSeeds.of(board)
+    if seeds.is_grouped:
+        seeds.print(console)
     classes = _class_stats(board, config) if config["classes"] else "classes=false was set."
     if config["classes"] and isinstance(classes, str):
         _print(console, f"class statistics left out: {classes}")
-    pages = (board.markdown(), board.csv(), render(board, classes))
+    over_seeds = f"\n## Over seeds\n\n{seeds.markdown()}" if seeds.is_grouped else ""
+    pages = (board.markdown() + over_seeds, board.csv(), render(board, classes))
     for name, text in zip(FILES, pages, strict=True):
         write_text(output / name, text)
+    if into:
+        write_into(into, seeds.markdown())
     _print(console, f"{board.counts}; written to {output / FILES[-1]}")
 
 
