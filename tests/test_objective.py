@@ -159,6 +159,15 @@ def test_subsampled_frames_are_distinct_in_order_and_uniform(batch):
     assert subsample(batch, 7) is batch
 
 
+def test_a_batch_on_a_device_is_never_read_from_the_host(batch, monkeypatch):
+    """Reading a value of a meta tensor raises; reading one from a GPU would force a sync."""
+    # The meta device lacks this one operation.
+    monkeypatch.setattr("torch.distributions.Beta.sample", lambda self: torch.rand_like(self.concentration1))
+    model = classifier(mixup=0.4, label_smoothing=0.1, stream_dropout=0.5).to("meta")
+    model.objective.teachers = [told(torch.empty(4, CLASSES, device="meta"))]
+    assert model.objective(model, batch.to("meta")).is_meta
+
+
 def test_settings_that_do_not_fit_the_data_are_refused():
     for options, says in (
         ({"level": "segment", "mixup": 0.4}, "mixup: expected videos whose every label is known, .*=segment"),

@@ -184,12 +184,10 @@ def drop_streams(inputs: "Inputs", feature_sizes: Mapping[str, int], probability
     in ModDrop (Neverova et al. 2016): evaluation sees all streams, each at the magnitude it was trained at.
     """
     video, frames, num_frames = inputs
-    sizes = torch.tensor(list(feature_sizes.values()))
-    device = num_frames.device
-    draws = torch.rand(len(num_frames), len(sizes), device=device)
-    kept = (draws >= probability).scatter(1, draws.argmax(dim=1, keepdim=True), True)  # [B, F]
-    columns = torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(device)  # [D]
-    kept = kept[:, columns]  # [B, D]
+    draws = torch.rand(len(num_frames), len(feature_sizes), device=num_frames.device)
+    stays = (draws >= probability).scatter(1, draws.argmax(dim=1, keepdim=True), True)  # [B, F]
+    columns = zip(stays.unbind(1), feature_sizes.values(), strict=True)
+    kept = torch.cat([column[:, None].expand(-1, size) for column, size in columns], dim=1)  # [B, D]
     return (
         None if video is None else video.where(kept, 0),
         None if frames is None else frames.where(kept[:, None], 0),

@@ -140,11 +140,13 @@ class PredictionsTeacher(_Shared):
     def __call__(self, batch: Batch, mix: Mix | None, temperature: float) -> tuple[Tensor, Tensor | None]:
         rows, classes, scores, known = self._look_up(batch.ids)
         device = batch.num_frames.device
+
+        def move(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(device, non_blocking=True)
+
         answer = torch.zeros(len(batch), self.num_classes, device=device)
-        answer[torch.from_numpy(rows).to(device), torch.from_numpy(classes).to(device)] = (
-            (torch.from_numpy(scores).logit() / temperature).sigmoid().to(device)
-        )
-        has = None if known.all() else torch.from_numpy(known).to(device)
+        answer[move(rows), move(classes)] = (move(scores).logit() / temperature).sigmoid()
+        has = None if known.all() else move(known)
         if mix is not None:
             answer, has = mix(answer), None if has is None else has & has[mix.partner]
         return answer, has
