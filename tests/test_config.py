@@ -25,7 +25,7 @@ GROUPS = (
     "debug",
 )
 
-NEED_EIGENVALUES = ("reverse_whiten",)
+NEED_EIGENVALUES = ("reverse_whiten", "published/nextvlad", "published/mix_nextvlad")
 
 
 def options(group: str) -> list[str]:
