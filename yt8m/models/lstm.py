@@ -17,8 +17,8 @@ class LSTM(nn.Module):
         → mixture of experts
     ```
 
-    96,411,180 parameters with 3,862 classes. Source: `LstmModel` of the YouTube-8M starter code and of WILLOW (Miech et
-    al. 2017, arXiv 1706.06905).
+    96,411,180 parameters with 3,862 classes. Source: `LstmModel` of WILLOW (Miech et al. 2017, arXiv 1706.06905) and of
+    the YouTube-8M starter code, whose last version reads the upper layer's output alone.
 
     Args:
         feature_sizes: size of each feature, in the order of its columns.
