@@ -29,8 +29,8 @@ class MixNeXtVLAD(nn.Module):
     where p and q are softmaxes over the classes of the mixture's and the branch's logits, divided by `temperature`.
     As in the authors' code, its gradient reaches the mixture, too. The published weight is the temperature squared.
 
-    Reported: GAP 0.87883 on the validation data, 0.88722 on the private test data of 2018 (Lin et al. 2018, arXiv
-    1811.05014). Without distillation, their own measurement has 0.8798: the mixture carries the gain.
+    Reported on the 2018 data (Lin et al. 2018, arXiv 1811.05014): GAP 0.88722 on the private test videos; 0.8788 on
+    their validation videos, where the same mixture without distillation had 0.8798 and a single NeXtVLAD 0.8723.
 
     Args:
         feature_sizes: size of each feature, in the order of its columns.

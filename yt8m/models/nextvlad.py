@@ -68,8 +68,8 @@ class NeXtVLAD(nn.Module):
     concat [B, 36864] → Dropout → Dense 2048 without bias, BN → SE gate → Dense C
     ```
 
-    Reported: GAP 0.8723 on the 2018 data (Lin et al. 2018, arXiv 1811.05014); with 112 clusters (audio 56) and a
-    reduction of 16, as a branch of `mix_nextvlad`, 0.87846.
+    Reported on the 2018 data (Lin et al. 2018, arXiv 1811.05014): GAP 0.8723 on their validation videos; 0.87846 on the
+    private test videos with 112 clusters (audio 56) and a reduction of 16, as a branch of `mix_nextvlad`.
 
     The authors' code first undoes the whitening of rgb, and a copy of it that does not stays far below: see the input
     transforms. It batch-normalizes over padding, too; here only valid frames count.
