@@ -31,11 +31,10 @@ FEATURES = [
 ]
 
 every_model = pytest.mark.parametrize("model", MODELS)
-# Of the study's recurrent networks, which share their layers and take Dynamo seconds each, one stands for all.
+# Each takes Dynamo seconds. Of the study's networks, which share their layers, two stand for all.
+RECURRENT = [pytest.param(model, marks=pytest.mark.slow) for model in ("bi_lstm", "lstm", "gru")]
 every_graph = pytest.mark.parametrize(
-    "model",
-    [m for m in MODELS if m not in STUDY and m not in ("lstm", "gru")]
-    + ["nn", "keras_nn", *(pytest.param(m, marks=pytest.mark.slow) for m in ("bi_lstm", "lstm", "gru"))],
+    "model", ["nn", *(m for m in MODELS if m not in (*STUDY, "lstm", "gru")), *RECURRENT]
 )
 
 
@@ -228,34 +227,37 @@ def has_recurrent_layer(network):
     return any(isinstance(module, nn.RNNBase) for module in network.modules())
 
 
-@every_graph
-@pytest.mark.filterwarnings(
-    "ignore:The .grad attribute of a Tensor that is not a leaf"
-)  # Dynamo's own access
-def test_compiles_without_graph_breaks(model):
-    """At any number of videos and frames; recurrent layers, which Dynamo leaves to eager mode, break the graph."""
+@pytest.mark.parametrize("model", ["moe", "nextvlad", "attention", RECURRENT[0]])
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # Dynamo's own
+def test_compiles_in_training_and_evaluation(model):
+    """The whole graph at any number of videos and frames, except for recurrent layers, which break it.
+
+    That every other network is one graph, too, is what its export shows.
+    """
     torch.compiler.reset()
-    network = build(model, TWO_FEATURES)
+    network = build(model, TWO_FEATURES, **({"dropout": 0} if "dropout" in arguments(model) else {}))
     whole = not has_recurrent_layer(network)
-    compiled = torch.compile(network, backend="eager", fullgraph=whole, dynamic=True)
-    for num_frames in ([4, 1, 6], [2, 9, 3, 9, 1]):
-        inputs = batch(num_frames)
-        torch.testing.assert_close(compiled(*inputs), network(*inputs))
+    for training in (False, True):
+        network.train(training)
+        compiled = torch.compile(network, backend="eager", fullgraph=whole, dynamic=True)
+        for num_frames in ([4, 1, 6], [2, 9, 3, 9, 1]):
+            inputs = batch(num_frames)
+            torch.testing.assert_close(compiled(*inputs), network(*inputs))
 
 
 @every_graph
 @pytest.mark.filterwarnings("ignore:The tensor attributes self")  # nn.LSTM keeps its weights in a list, too
 def test_exports_with_any_number_of_videos_and_frames(model):
-    """Recurrent layers fix the number of frames: `torch.export` writes them out step by step."""
+    """As one graph that Dynamo reads (`strict`), but for recurrent layers, which are written out frame by frame."""
     network = build(model, TWO_FEATURES)
+    recurrent = has_recurrent_layer(network)
     videos, time = Dim("videos", min=1, max=4096), Dim("time", min=1, max=4096)
-    shapes = {0: videos}, {0: videos, 1: time}, {0: videos}
-    if has_recurrent_layer(network):
-        shapes = {0: videos}, {0: videos}, {0: videos}
-    exported = torch.export.export(network, batch([4, 1, 6]), dynamic_shapes=shapes).module()
-    lengths = (6, 6) if has_recurrent_layer(network) else (9, 1)
-    for num_frames, length in (([2, 6, 3, 1, 5], lengths[0]), ([1], lengths[1])):
-        inputs = batch(num_frames, length=length)
+    shapes = {0: videos}, ({0: videos} if recurrent else {0: videos, 1: time}), {0: videos}
+    exported = torch.export.export(
+        network, batch([4, 1, 6]), dynamic_shapes=shapes, strict=not recurrent
+    ).module()
+    for num_frames, length in (([2, 6, 3, 1, 5], 9), ([1], 1)):
+        inputs = batch(num_frames, length=6 if recurrent else length)
         torch.testing.assert_close(exported(*inputs), network(*inputs))
 
 

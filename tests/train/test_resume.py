@@ -88,6 +88,20 @@ def test_what_training_draws_resumes_exactly_with_a_teacher(tmp_path, tiny_run, 
     assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
 
 
+@pytest.mark.slow
+def test_what_a_network_draws_resumes_exactly(tmp_path, tiny_sample, stop_at):
+    """Frames, dropout, and the running statistics of batch norms."""
+    network = ("model=mix_nextvlad", "model.num_branches=2", "model.width=0.01", "model.sample_frames=5")
+    common = [*network, *TINY[4:], *tiny_sample, *EVERY_3_STEPS, "test=false"]
+    train(tmp_path / "whole", *common)
+    stop_at(5)
+    with pytest.raises(SystemExit):
+        train(tmp_path / "stopped", *common)
+    stop_at(None)
+    train(tmp_path / "stopped", *common, "ckpt_path=last")
+    assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+
+
 def validations(folder):
     """GAP of every validation, by step."""
     with open(folder / "csv" / "version_0" / "metrics.csv") as file:
