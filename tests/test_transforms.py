@@ -245,19 +245,3 @@ def test_old_checkpoints_load(tiny_run, tmp_path):
     content["hyper_parameters"]["normalize"] = "l2"
     torch.save(content, tmp_path / "old.ckpt")
     assert isinstance(VideoClassifier.load_from_checkpoint(tmp_path / "old.ckpt").transform, L2)
-
-
-@pytest.mark.slow
-def test_two_ranks_standardize_as_one(tmp_path, tiny_sample, standardized_run):
-    from tests.train.test_ddp import DDP, in_processes
-
-    settings = "transform=standardize", "transform.max_videos=40", "trainer.max_epochs=1", "test=false"
-    in_processes(
-        "train", *TINY, *tiny_sample, *settings, "dataset.batch_size=8", f"hydra.run.dir={tmp_path}", *DDP
-    )
-    one, two = (
-        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for folder in (standardized_run, tmp_path)
-    )
-    for name in ("transform.shift", "transform.scale"):
-        torch.testing.assert_close(two[name], one[name], rtol=1e-6, atol=1e-7)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from tests.train.damage import copy_of_sample, damage
 from tests.training import TINY, run_command, train
@@ -31,6 +32,7 @@ def in_processes(name: str, *overrides: str) -> None:
 def test_two_ranks_train_and_evaluate_as_one(tmp_path, tiny_sample):
     # Without dropout, for the ranks' random numbers differ. 100 and 30 videos: neither divides by the batches.
     common = [*TINY, *tiny_sample, "model.dropout=0", "trainer.max_epochs=1"]
+    common += ["transform=standardize", "transform.max_videos=40"]  # each rank reads its share of them
     one = train(tmp_path / "one", *common, "dataset.batch_size=14")
     in_processes("train", *common, "dataset.batch_size=7", f"hydra.run.dir={tmp_path / 'two'}", *DDP)
     two = json.loads((tmp_path / "two" / "metrics.json").read_text())
@@ -40,6 +42,14 @@ def test_two_ranks_train_and_evaluate_as_one(tmp_path, tiny_sample):
         "test/gap",
     ):
         assert two[key] == pytest.approx(one[key], rel=2e-4), key
+
+    scales = (
+        torch.load(tmp_path / run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"][
+            "transform.scale"
+        ]
+        for run in ("one", "two")
+    )
+    torch.testing.assert_close(*scales, rtol=1e-6, atol=0)
 
     checkpoint = f"ckpt_path={tmp_path / 'one' / 'checkpoints' / 'last.ckpt'}"
     run_command("eval", checkpoint, "trainer=cpu", f"hydra.run.dir={tmp_path / 'eval-one'}")
@@ -53,8 +63,6 @@ def test_two_ranks_train_and_evaluate_as_one(tmp_path, tiny_sample):
 
 @pytest.mark.slow
 def test_two_ranks_resume_mid_epoch_as_if_never_stopped(tmp_path, tiny_sample):
-    import torch
-
     every_2_steps = (
         "callbacks.last.every_n_epochs=null",
         "+callbacks.last.every_n_train_steps=2",
