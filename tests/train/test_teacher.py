@@ -137,6 +137,12 @@ def test_files_that_are_no_teachers_are_told_in_a_line(tmp_path):
             ),
             r"no tables classes and predictions",
         ),
+        (
+            lambda: altered(
+                "DROP TABLE predictions", "CREATE VIRTUAL TABLE predictions USING fts5(id, classes, scores)"
+            ),
+            r"no tables classes and predictions",
+        ),
         (cut, r"teacher: expected predictions in .*, found something else"),
         (lambda: altered("UPDATE predictions SET scores = x'00'"), "found something else"),
         (lambda: altered("UPDATE predictions SET scores = 'text'"), "found something else"),
