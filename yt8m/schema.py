@@ -183,9 +183,17 @@ class Train(Objective):
     trainer: Trainer
 
 
+Checkpoints = Checkpoint | Annotated[list[Checkpoint], Field(min_length=1)]
+Weights = Annotated[
+    list[Positive] | Literal["fit"] | None, Field(description="positive numbers, one per checkpoint, or fit")
+]
+
+
 class Eval(_Section):
     trusted_packages: Packages = []
-    ckpt_path: Checkpoint
+    ckpt_path: Checkpoints
+    weights: Weights
+    fit_on: Partition
     split: Literal["validate", "test"]
     dataset: Dataset
     trainer: Trainer
@@ -193,8 +201,9 @@ class Eval(_Section):
 
 class Predict(_Section):
     trusted_packages: Packages = []
-    ckpt_path: Checkpoint | Annotated[list[Checkpoint], Field(min_length=1)]
-    weights: Annotated[list[Positive], Field(description="positive numbers, one per checkpoint")] | None
+    ckpt_path: Checkpoints
+    weights: Weights
+    fit_on: Partition
     split: Partition
     format: Literal["csv", "names", "jsonl", "parquet", "sqlite"]
     output: Text | None

@@ -1,4 +1,4 @@
-"""Evaluation of a checkpoint: metrics, results per class and per genre, precision-recall curves."""
+"""Evaluation of one or more checkpoints: metrics, results per class and per genre, precision-recall curves."""
 
 import logging
 from pathlib import Path
@@ -11,36 +11,49 @@ from torchmetrics import MetricCollection, SumMetric
 
 from yt8m.datamodules.batch import Batch
 from yt8m.errors import is_installed
+from yt8m.eval.ensemble import ScoredEnsemble, print_members
 from yt8m.eval.per_class import TopKPredictions, draw_curves, write_classes, write_genres
 from yt8m.files import write_json
 from yt8m.metric_table import PREFIX
 from yt8m.metrics import MAP, make_metrics
 from yt8m.module import VideoClassifier
+from yt8m.predict.ensemble import normalized_weights, restore_all
+from yt8m.predict.weights import fit_weights
 from yt8m.train.results import print_results, provenance
-from yt8m.train.session import lightning_session, make_trainer, restore
+from yt8m.train.session import lightning_session, make_trainer
 
 log = logging.getLogger(__name__)
 
 
 @lightning_session()
 def evaluate(config: dict[str, Any]) -> float:
-    """Evaluate a checkpoint on the partition `split`; settings that are null come from the checkpoint.
+    """Evaluate checkpoints on the partition `split`; settings that are null come from the first one.
 
     Writes `metrics.json`, `classes.csv`, `precision_recall_*.png` and, if the genres of the classes are known,
     `genres.csv` to the output folder. Returns GAP.
     """
-    folder = Path(config["output_dir"])
-    path, classifier, datamodule = restore(
-        config["ckpt_path"], folder, config["dataset"], config["trusted_packages"]
-    )
-    prefix = PREFIX[config["split"]]
+    folder, prefix = Path(config["output_dir"]), PREFIX[config["split"]]
+    paths, classifiers, datamodule = restore_all(config, folder, config["dataset"])
+    weights = normalized_weights(config["weights"], len(paths))
+    module: VideoClassifier | ScoredEnsemble = classifiers[0]
+    about: dict[str, Any] = {"ckpt_path": str(paths[0])}
+    if len(paths) > 1:
+        about = {"ckpt_path": [*map(str, paths)], "weights": weights}
+        if config["weights"] == "fit":
+            about |= fit_weights(config, paths, classifiers)
+            if config["fit_on"] == config["split"]:
+                log.warning(
+                    "the weights were fitted on the partition that is scored, so the scores are optimistic; set "
+                    "fit_on or split"
+                )
+        module = ScoredEnsemble(classifiers, about["weights"], prefix)
     per_class = PairsOfAllRanks(prefix)
-    genres = GenreMetrics(prefix) if len(classifier.genres) else None
+    genres = GenreMetrics(prefix) if len(classifiers[0].genres) else None
     trainer = make_trainer(config, [per_class, genres] if genres else [per_class], [])
     run = trainer.validate if config["split"] == "validate" else trainer.test
-    values = run(classifier, datamodule, verbose=False)[0]
+    values = run(module, datamodule, verbose=False)[0]
     if trainer.is_global_zero:
-        classes = classifier.classes()
+        classes = classifiers[0].classes()
         write_classes(folder / "classes.csv", classes, per_class.pairs)
         if genres:
             values |= genres.values
@@ -49,7 +62,10 @@ def evaluate(config: dict[str, Any]) -> float:
             draw_curves(folder, classes, per_class.pairs)
         else:
             log.warning("no precision-recall curves: they need matplotlib; pip install 'yt8m[plots]'")
-        record = {**values, "ckpt_path": str(path), "split": config["split"], **provenance()}
+        if isinstance(module, ScoredEnsemble):
+            about |= module.record(paths)
+            print_members(about["members"], values, prefix)
+        record = {**values, **about, "split": config["split"], **provenance()}
         write_json(folder / "metrics.json", record)
         print_results(record, folder)
     return values[f"{prefix}/gap"]
@@ -61,7 +77,9 @@ class PairsOfAllRanks(Callback):
     def __init__(self, prefix: str):
         self.prefix = prefix
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: VideoClassifier) -> None:
+    def on_validation_epoch_end(
+        self, trainer: pl.Trainer, pl_module: VideoClassifier | ScoredEnsemble
+    ) -> None:
         self.pairs = _pairs(cast(MetricCollection, pl_module.metrics[self.prefix]))
 
     on_test_epoch_end = on_validation_epoch_end
@@ -78,14 +96,14 @@ class GenreMetrics(Callback):
         self.metrics = make_metrics(f"{prefix}/genre_")
         self.without_genre = SumMetric()
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: VideoClassifier) -> None:
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: VideoClassifier | ScoredEnsemble) -> None:
         self.metrics.to(pl_module.device)
         self.without_genre.to(pl_module.device)
 
     def on_validation_batch_end(
         self,
         trainer: pl.Trainer,
-        pl_module: VideoClassifier,
+        pl_module: VideoClassifier | ScoredEnsemble,
         outputs: Tensor | None,
         batch: Batch,
         batch_idx: int,
@@ -97,7 +115,9 @@ class GenreMetrics(Callback):
         self.metrics.update(pl_module.genre_scores(outputs), truth, mask)
         self.without_genre.update((~truth.any(dim=1)).sum())
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: VideoClassifier) -> None:
+    def on_validation_epoch_end(
+        self, trainer: pl.Trainer, pl_module: VideoClassifier | ScoredEnsemble
+    ) -> None:
         self.pairs = _pairs(self.metrics)
         self.values = {name: float(value) for name, value in self.metrics.compute().items()}
         self.values[f"{self.prefix}/videos_without_genre"] = int(self.without_genre.compute())

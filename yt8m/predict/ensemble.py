@@ -1,16 +1,19 @@
 """Several classifiers that predict as one."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from yt8m.datamodules.batch import Batch
+from yt8m.datamodules.datamodule import YT8MDataModule
 from yt8m.errors import ConfigError
 from yt8m.inputs import Inputs
 from yt8m.module import VideoClassifier
+from yt8m.train.session import restore
 
 Conversion = tuple[str, bytes, str]  # a transform's arguments and values, and how frames are padded
 
@@ -29,28 +32,34 @@ class Ensemble(pl.LightningModule):
         self._conversions = [_conversion(classifier) for classifier in classifiers]
 
     @property
+    def members(self) -> list[VideoClassifier]:
+        return cast(list[VideoClassifier], [*self.classifiers])
+
+    @property
     def first(self) -> VideoClassifier:
-        return cast(VideoClassifier, self.classifiers[0])
+        return self.members[0]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """Probabilities, float32 `[B, C]`; None for an empty batch."""
-        if not len(batch):
-            return None
+        return self.mean(self.scores(batch)) if len(batch) else None
+
+    def mean(self, scores: Iterable[Tensor]) -> Tensor:
+        """The weighted mean of the classifiers' probabilities, one `[B, C]` for each."""
+        return cast(Tensor, sum(weight * one for weight, one in zip(self.weights, scores, strict=True)))
+
+    def scores(self, batch: Batch) -> Iterator[Tensor]:
+        """The probabilities of each classifier, float32 `[B, C]`, one after the other."""
         inputs: dict[Conversion, Inputs] = {}  # computed once for all classifiers that convert alike
-        scores = None
-        classifiers = cast(list[VideoClassifier], [*self.classifiers])
-        for classifier, key, weight in zip(classifiers, self._conversions, self.weights, strict=True):
+        for classifier, key in zip(self.members, self._conversions, strict=True):
             if key not in inputs:
-                pairs = zip(classifiers, self._conversions, strict=True)
+                pairs = zip(self.members, self._conversions, strict=True)
                 alike = [one for one, conversion in pairs if conversion == key]
                 inputs[key] = classifier.inputs(
                     batch,
                     video=any(one.needs_video for one in alike),
                     frames=any(one.needs_frames for one in alike),
                 )
-            share = weight * classifier(*inputs[key]).float().sigmoid()
-            scores = share if scores is None else scores + share
-        return scores
+            yield classifier(*inputs[key]).float().sigmoid()
 
 
 def _conversion(classifier: VideoClassifier) -> Conversion:
@@ -61,8 +70,16 @@ def _conversion(classifier: VideoClassifier) -> Conversion:
     return repr(classifier.hparams.get("transform")), content, classifier.hparams.pad_to
 
 
-def normalized_weights(weights: list[float] | None, count: int) -> list[float]:
-    """Weights of `count` checkpoints that sum to 1; equal ones for None. Raises ConfigError."""
+def normalized_weights(weights: list[float] | Literal["fit"] | None, count: int) -> list[float]:
+    """Weights of `count` checkpoints that sum to 1; equal ones for None, and for `fit` to begin with.
+
+    Raises:
+        ConfigError: there is another number of weights, or a single checkpoint to fit.
+    """
+    if weights == "fit":
+        if count == 1:
+            raise ConfigError("weights: expected two checkpoints or more to fit, found 1; leave out weights")
+        weights = None
     weights = weights or [1.0] * count
     if len(weights) != count:
         raise ConfigError(f"weights: expected {count} positive numbers, one per checkpoint, found {weights}")
@@ -96,3 +113,24 @@ def check_same_task(
         raise ConfigError(
             f"{setting}: expected checkpoints that agree, found other class names in {path} than in {first_path}"
         )
+
+
+def restore_all(
+    config: dict[str, Any], folder: Path, dataset: dict[str, Any]
+) -> tuple[list[Path], list[VideoClassifier], YT8MDataModule]:
+    """The checkpoints of `ckpt_path`, their classifiers, which agree, and the data module of the first.
+
+    Args:
+        config: the command's, with `ckpt_path`, one or a list, and `trusted_packages`.
+        folder: see `yt8m.train.session.restore`.
+        dataset: settings of the dataset that replace those in the first checkpoint.
+
+    Raises:
+        ConfigError: one is no checkpoint, or they do not agree.
+    """
+    names = config["ckpt_path"] if isinstance(config["ckpt_path"], list) else [config["ckpt_path"]]
+    restored = [restore(name, folder, dataset, config["trusted_packages"]) for name in names]
+    paths, classifiers = [path for path, _, _ in restored], [classifier for _, classifier, _ in restored]
+    for path, classifier in zip(paths[1:], classifiers[1:], strict=True):
+        check_same_task(classifier, classifiers[0], path, names[0])
+    return paths, classifiers, restored[0][2]

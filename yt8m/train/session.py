@@ -64,13 +64,19 @@ def restore(
     the checkpoint's word unless `dataset` says so, and then nothing is written there.
     """
     path = find_checkpoint(ckpt_path, folder)
+    datamodule = restore_data(path, dataset, trusted_packages)
+    classifier = VideoClassifier.load_from_checkpoint(path, trusted_packages=trusted_packages)
+    return path, classifier, datamodule
+
+
+def restore_data(path: Path, dataset: dict[str, Any], trusted_packages: Sequence[str] = ()) -> YT8MDataModule:
+    """The data module of `restore`."""
     config = run_config(read_checkpoint(path), path)
     arguments = config["dataset"] | {"limit_shards": None, "limit_videos": None}
     arguments |= {key: value for key, value in dataset.items() if value is not None}
-    datamodule = build(arguments, "dataset", trusted=trusted_packages, seed=config["seed"])
+    datamodule: YT8MDataModule = build(arguments, "dataset", trusted=trusted_packages, seed=config["seed"])
     datamodule.read_only = dataset.get("root") is None
-    classifier = VideoClassifier.load_from_checkpoint(path, trusted_packages=trusted_packages)
-    return path, classifier, datamodule
+    return datamodule
 
 
 def make_trainer(config: dict[str, Any], callbacks: list[Any], loggers: list[Any]) -> pl.Trainer:
