@@ -251,6 +251,12 @@ class VideoClassifier(pl.LightningModule):
         self.log("train/loss", self.train_loss.compute())
         self.train_loss.reset()
 
+    def on_validation_start(self) -> None:
+        """Unlike DDP, FSDP leaves every rank its own running statistics; all validate with those that are saved."""
+        if isinstance(self.model, FSDPModule):
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         return self._evaluate(batch, "val")
 
@@ -272,7 +278,7 @@ class VideoClassifier(pl.LightningModule):
         if self.device_mesh is None or isinstance(self.model, FSDPModule):
             return
         mesh = self.device_mesh["data_parallel"]
-        for part in list(self.model.modules())[1:]:
+        for part in reversed(list(self.model.modules())[1:]):  # a part's own parameters after those inside it
             if next(part.parameters(recurse=False), None) is not None:
                 fully_shard(part, mesh=mesh)
         fully_shard(self.model, mesh=mesh)

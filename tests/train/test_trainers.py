@@ -57,6 +57,22 @@ def test_sharded_weights_train_resume_and_evaluate_as_whole_ones_do(tmp_path, ti
 
 
 @pytest.mark.slow
+def test_sharded_batch_norms_validate_with_the_statistics_that_are_saved(tmp_path, tiny_sample):
+    """In a network with a training loss of its own, and parameters beside those of its layers."""
+    network = ("model=mix_nextvlad", "model.num_branches=1", "model.width=0.01", *FIXED[4:])
+    options = ("trainer=fsdp", "trainer.devices=2", *SMALL, "+trainer.limit_train_batches=3", "test=false")
+    finish(start("yt8m.train", *network, *tiny_sample, *options, f"hydra.run.dir={tmp_path / 'fsdp'}"))
+    run_command(
+        *("eval", f"ckpt_path={tmp_path / 'fsdp' / 'checkpoints' / 'last.ckpt'}", "trainer=cpu"),
+        f"hydra.run.dir={tmp_path / 'eval'}",
+    )
+    trained, evaluated = (
+        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("fsdp", "eval")
+    )
+    assert evaluated["val/loss"] == pytest.approx(trained["val/loss"], rel=1e-5)
+
+
+@pytest.mark.slow
 def test_two_nodes_under_torchrun_leave_one_folder(tmp_path, tiny_sample):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
