@@ -159,7 +159,9 @@ def test_parameter_counts():
     for model, expected in PARAMETERS.items():
         with torch.device("meta"):
             network = model_class(model)()
+            logits = network(torch.empty(2, 1152), torch.empty(2, 3, 1152), torch.tensor([3, 1]))
         assert sum(parameter.numel() for parameter in network.parameters()) == expected, model
+        assert logits.shape == (2, 3862), model
 
 
 @pytest.mark.parametrize(

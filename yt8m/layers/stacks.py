@@ -17,16 +17,25 @@ class FinalLSTM(KerasLSTM):
     column, 1 in padding, that opens the forget gate and shuts the input gate: the cell keeps its value through padding.
     """
 
+    hold: Tensor
+
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__(input_size, hidden_size)
+        signs = torch.tensor([-1.0, 1.0, 0.0, 0.0])  # gates: input, forget, cell, output
+        column = _SHUT * signs.repeat_interleave(hidden_size)[:, None]  # [4H, 1]
+        self.register_buffer("hold", column, persistent=False)
+
     def forward(self, x: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        dtype = safe_dtype(x)
+        if dtype is None:
+            return self._final(self.weight_ih_l0.dtype, x, num_frames)
         with torch.autocast(x.device.type, enabled=False):
-            return self._final(safe_dtype(x) or self.weight_ih_l0.dtype, x, num_frames)
+            return self._final(dtype, x, num_frames)
 
     def _final(self, dtype: torch.dtype, x: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
         padding = ~valid_frames(x, num_frames)[..., None]
         x = torch.cat([x.masked_fill(padding, 0), padding.to(x.dtype)], dim=-1)  # [B, T, D + 1]
-        signs = torch.tensor([-_SHUT, _SHUT, 0, 0], dtype=x.dtype, device=x.device)
-        column = signs.repeat_interleave(self.hidden_size)[:, None]  # gates: input, forget, cell, output
-        weights = [torch.cat([self.weight_ih_l0, column], dim=1), self.weight_hh_l0]
+        weights = [torch.cat([self.weight_ih_l0, self.hold], dim=1), self.weight_hh_l0]
         outputs, cell = self.final_cell(dtype, x, [*weights, self.bias_ih_l0, self.bias_hh_l0])
         return outputs, torch.cat([cell, last_valid(outputs, num_frames)], dim=-1)
 
