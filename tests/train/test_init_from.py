@@ -11,13 +11,14 @@ from yt8m.module import VideoClassifier
 from yt8m.train.init_from import init_from
 
 
-def classifier(num_classes=5, hidden_sizes=(4, 6), model=None):
+def classifier(num_classes=5, hidden_sizes=(4, 6), model=None, transform=None):
     return VideoClassifier(
         model=model or {"_target_": "yt8m.models.nn.NN", "hidden_sizes": list(hidden_sizes)},
         feature_sizes={"rgb": 3},
         num_classes=num_classes,
         loss={"_target_": "yt8m.losses.BCE"},
         optimizer={"_target_": "torch.optim.Adam", "lr": 0.1},
+        transform=transform,
     )
 
 
@@ -93,3 +94,18 @@ def test_a_training_begins_with_the_averaged_weights_and_resumes_without_them(tm
         torch.testing.assert_close(tensor, expected[name])
     path.unlink()
     assert train(tmp_path / "tuned", *tuned, "ckpt_path=last")["epochs"] == 2
+
+
+def test_the_input_transform_is_that_of_the_checkpoint_or_a_warning(tmp_path, caplog):
+    standardize, l2 = ({"_target_": f"yt8m.transforms.{name}"} for name in ("Standardize", "L2"))
+    source = classifier(transform=standardize)
+    source.transform.scale.copy_(torch.tensor([2.0, 3.0, 4.0]))
+    path = save(tmp_path / "source.ckpt", source)
+    target = classifier(transform=standardize)
+    init_from(path, target)
+    assert target.transform.prepared
+    assert target.transform.scale.tolist() == [2.0, 3.0, 4.0]
+    assert "reads inputs of" not in caplog.text
+    for other, name in ((None, "none"), (l2, "yt8m.transforms.L2")):
+        init_from(path, classifier(transform=other))
+        assert f"reads inputs of transform yt8m.transforms.Standardize, this run's of {name}" in caplog.text

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from yt8m.build import INSTANCE
-from yt8m.checkpoint import WEIGHTS, read_checkpoint
+from yt8m.checkpoint import WEIGHTS, read_checkpoint, transform_name
 from yt8m.errors import ConfigError
 from yt8m.module import VideoClassifier
 
@@ -21,6 +21,8 @@ def init_from(path: Path, classifier: VideoClassifier) -> None:
     """Copy the weights of a checkpoint into the network; of one that averaged them, the average.
 
     A tensor of another shape, or without a counterpart in the checkpoint, keeps its initial values; the log names it.
+    An input transform of the same class takes the checkpoint's values, too, so that the network reads what it was
+    trained on; the log warns of another one.
 
     Args:
         path: the checkpoint of a network of the same class.
@@ -69,6 +71,27 @@ def init_from(path: Path, classifier: VideoClassifier) -> None:
         f"; made anew: {_listed(fresh)}" if fresh else "",
         f"; not used: {_listed(unused)}" if unused else "",
     )
+
+    _take_transform(path, content, classifier)
+
+
+def _take_transform(path: Path, content: Mapping[str, Any], classifier: VideoClassifier) -> None:
+    """Give the input transform the checkpoint's values, if it is the same one on the same features."""
+    theirs, ours = transform_name(content["hyper_parameters"]), transform_name(classifier.hparams)
+    own = {} if classifier.transform is None else classifier.transform.state_dict()
+    names = {name: f"transform.{name}" for name in own}
+    state = content["state_dict"]
+    fits = all(key in state and state[key].shape == own[name].shape for name, key in names.items())
+    if theirs != ours or not fits:
+        log.warning(
+            "init_from: the network of %s reads inputs of transform %s, this run's of %s%s",
+            path,
+            theirs,
+            ours,
+            "" if theirs != ours else " on other features",
+        )
+    elif own:
+        classifier.transform.load_state_dict({name: state[key] for name, key in names.items()})
 
 
 def _network(hparams: Mapping[str, Any]) -> str:
