@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,3 +52,15 @@ def test_dependencies_with_private_use_have_an_upper_bound():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     bounded = {line.split(">")[0]: line for line in project["dependencies"] if "<" in line}
     assert {"pytorch-lightning", "hydra-core"} <= bounded.keys()
+
+
+def test_weight_averaging_has_the_parts_that_are_overridden():
+    """`yt8m.train.average` keeps the average apart from the weights, wherever a run stops."""
+    from pytorch_lightning.callbacks import WeightAveraging
+    from torch.optim.swa_utils import AveragedModel
+
+    callback = WeightAveraging()
+    assert {"_average_model", "_device", "_latest_update_step"} <= vars(callback).keys()
+    assert callable(callback._swap_models)
+    assert callable(callback._copy_average_to_current)
+    assert "n_averaged" in dict(AveragedModel(torch.nn.Linear(1, 1)).named_buffers())
