@@ -60,7 +60,7 @@ def test_a_wrong_argument_is_answered_in_one_line_with_a_suggestion(capsys):
         "lr=1": "lr: no such setting; did you mean optimizer.lr?",
         "datasets.root=x": "did you mean dataset.root?",
         "optimizer.amsgrad=true": "to pass it to optimizer's class all the same, write +optimizer.amsgrad=…",
-        "model=nnn": "model=nnn: expected one of bi_lstm, ",
+        "model=nnn": "model=nnn: expected one of attention, ",
         "experiment=null": "experiment=null: expected the name of an option, found null",
         "sweep=networks": "sweep: the files of conf/sweep are not options of this command",
         "+sweep=networks": "sweep: the files of conf/sweep are not options of this command",
