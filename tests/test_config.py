@@ -25,7 +25,7 @@ GROUPS = (
     "debug",
 )
 
-NEED_EIGENVALUES = ("reverse_whiten", "published/nextvlad", "published/mix_nextvlad")
+NEED_EIGENVALUES = ("reverse_whiten",)
 
 
 def options(group: str) -> list[str]:
@@ -41,6 +41,8 @@ def composed(*overrides: str) -> DictConfig:
 def test_every_option_composes():
     for group in (*GROUPS, "experiment"):
         for option in options(group):
+            if option.startswith("published/"):
+                continue  # tests/test_published.py composes and trains them
             extra = ("transform.path=e.npy",) if option in NEED_EIGENVALUES else ()
             config = composed(f"logger=[{option}]" if group == "logger" else f"{group}={option}", *extra)
             OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
