@@ -1,4 +1,4 @@
-"""The starter code's networks, attention, Transformer, and residual MLP from their definitions, one loop at a time."""
+"""The starter code's networks, attention, Transformer, and the strong video-level networks from their definitions, one loop at a time."""
 
 import math
 
@@ -18,6 +18,7 @@ PARAMETERS = {  # 3,862 classes, rgb 1024 and audio 128
     "attention": 23_330_476,
     "transformer": 47_052_332,
     "resmlp": 27_072_278,
+    "fourier_net": 20_545_302,
 }
 FEATURES = [{"rgb": 7, "audio": 4}, {"audio": 5}, {"rgb": 4, "audio": 3, "text.v2": 5}]
 CLASSES = 6
@@ -155,6 +156,25 @@ def resmlp(w, video, frames, sizes):
     return w.dense("classifier", relu(norm("norm", x)))
 
 
+def fourier_net(w, video, frames, sizes):
+    scales, parts, start = {"rgb": 1.0, "audio": 0.4}, [], 0
+    for name, size in sizes.items():
+        part = np.array([video[start + j] / (j + 1) ** 0.25 for j in range(size)])
+        parts.append(scales.get(name, 1.0) * part / math.sqrt(sum(part**2)))
+        start += size
+    return w.dense("classifier", math.sqrt(2) * np.cos(w.dense("hidden", np.concatenate(parts))))
+
+
+def test_a_new_fourier_net_is_a_gaussian_kernel():
+    """The inner products of its cosines approach the kernel that its documentation states."""
+    network = build("fourier_net", FEATURES[0], bandwidth=0.7, hidden_size=200_000, width=1)
+    x = torch.randn(4, 11)
+    with torch.no_grad():
+        cosines = math.sqrt(2) * network.hidden(x).cos()
+    expected = torch.exp(-(0.7**2) * torch.cdist(x, x).square() / 2)
+    torch.testing.assert_close(cosines @ cosines.T / 200_000, expected, atol=0.01, rtol=0)
+
+
 def test_parameter_counts():
     for model, expected in PARAMETERS.items():
         with torch.device("meta"):
@@ -166,7 +186,7 @@ def test_parameter_counts():
 
 @pytest.mark.parametrize(
     "reference",
-    [logistic, moe, frame_logistic, lstm, gru, attention, transformer, resmlp],
+    [logistic, moe, frame_logistic, lstm, gru, attention, transformer, resmlp, fourier_net],
     ids=lambda reference: reference.__name__,
 )
 @torch.no_grad()
