@@ -1,4 +1,4 @@
-"""The starter code's networks, attention, Transformer, and the strong video-level networks from their definitions, one loop at a time."""
+"""Networks of the starter code, attention, the Transformer, and strong video-level networks from their definitions."""
 
 import math
 
