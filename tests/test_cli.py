@@ -60,6 +60,8 @@ def test_a_wrong_argument_is_answered_in_one_line_with_a_suggestion(capsys):
         "lr=1": "lr: no such setting; did you mean optimizer.lr?",
         "datasets.root=x": "did you mean dataset.root?",
         "optimizer.amsgrad=true": "to pass it to optimizer's class all the same, write +optimizer.amsgrad=…",
+        "model=gru model.hiden_size=8": "did you mean model.hidden_size?",
+        "model=nn model.projection_size=8": "model.projection_size: no such setting; to pass it",
         "model=nnn": "model=nnn: expected one of attention, ",
         "experiment=null": "experiment=null: expected the name of an option, found null",
         "sweep=networks": "sweep: the files of conf/sweep are not options of this command",
@@ -70,7 +72,7 @@ def test_a_wrong_argument_is_answered_in_one_line_with_a_suggestion(capsys):
     }
     for argument, expected in cases.items():
         with pytest.raises(SystemExit) as ended:
-            run_command("train", argument, "hydra.run.dir=/tmp", "hydra.output_subdir=null")
+            run_command("train", *argument.split(), "hydra.run.dir=/tmp", "hydra.output_subdir=null")
         error = capsys.readouterr().err
         assert ended.value.code == 2, argument
         assert expected in error
@@ -124,7 +126,7 @@ def test_a_missing_mandatory_value_is_named(capsys):
 
 def test_interrupted_at_once():
     """Ctrl-C while Python still imports: one line, whenever it comes."""
-    for delay in (0.1, 0.2, 0.4):
+    for delay in (0.1, 0.2, 0.3, 0.4, 0.8):
         process = subprocess.Popen(
             [sys.executable, "-m", "yt8m.verify", "dataset=yt8m_video", "dataset.root=/absent-folder"],
             stdout=subprocess.PIPE,
@@ -134,8 +136,8 @@ def test_interrupted_at_once():
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
-        # In the first moments the interpreter itself dies of the signal, before any code of ours is there.
-        if "yt8m" in error or process.returncode == 130:
+        # In the first moments the interpreter itself dies of the signal, before `main` has begun.
+        if "in main" in error or process.returncode == 130:
             assert (process.returncode, error) == (130, "interrupted\n")
 
 

@@ -11,9 +11,12 @@ import gc
 import importlib
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import Any, NoReturn, cast
 
@@ -58,9 +61,10 @@ def command(
                 return
             # Hydra 1.4 deprecates what Hydra 1.3 warns about if it is missing.
             warnings.filterwarnings("ignore", message="The version_base parameter is deprecated")
-            import hydra
+            with _ctrl_c_exits():
+                import hydra
 
-            from yt8m.config import CONFIG_DIR
+                from yt8m.config import CONFIG_DIR
 
             hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name=name)(job)()
             sys.stdout.flush()
@@ -81,6 +85,25 @@ def command(
         _note("done")
 
     return main
+
+
+@contextmanager
+def _ctrl_c_exits() -> Iterator[None]:
+    """Ctrl-C ends the process at once. For imports, from which KeyboardInterrupt may come out as another error."""
+
+    def leave(*signal_and_frame: object) -> None:
+        os.write(2, b"interrupted\n")
+        os._exit(130)
+
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def describe(error: Exception, name: str) -> tuple[str, int] | None:
@@ -150,7 +173,9 @@ def _run_job(name: str, task: str, config: Any) -> Any:
         settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
         validate(name, settings)
         module, _, function = task.partition(":")
-        result = getattr(importlib.import_module(module), function)(settings)
+        with _ctrl_c_exits():
+            imported = importlib.import_module(module)
+        result = getattr(imported, function)(settings)
     except Exception as error:
         failure = describe(error, name)
         if failure is None:

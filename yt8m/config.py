@@ -115,12 +115,20 @@ def _unknown_option(path: str, options: list[str]) -> str:
 
 
 def _settings(command: str) -> Iterator[str]:
-    """Every key of a command's configuration, dotted."""
+    """Every key of a command's configuration with the options that this call chooses (`model=nn`), dotted."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
+    groups = _groups(command)
+    chosen = [
+        arg for arg in sys.argv[1:] if re.fullmatch(r"\w+=[\w/]+", arg) and arg.partition("=")[0] in groups
+    ]
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-        config = OmegaConf.to_container(compose(command), resolve=False)
+        try:
+            composed = compose(command, overrides=chosen)
+        except Exception:  # a second mistake, which the next call reports
+            composed = compose(command)
+    config = OmegaConf.to_container(composed, resolve=False)
     yield from _dotted(config)
 
 
