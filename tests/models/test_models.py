@@ -52,6 +52,10 @@ def test_the_study_is_complete():
     assert len(STUDY) == 8
 
 
+def without_dropout(model: str) -> dict[str, float]:
+    return {name: 0.0 for name in arguments(model) if name.endswith("dropout")}
+
+
 @every_model
 def test_file_config_and_class_share_one_name(model):
     assert (CONF / f"{model}.yaml").read_text().startswith("# ")
@@ -105,7 +109,7 @@ def bad_values(default):
 @every_model
 def test_degenerate_arguments_are_refused_in_one_line(model):
     for name, default in arguments(model).items():
-        if name == "dropout":
+        if name.endswith("dropout"):
             continue  # checked by PyTorch
         for value in bad_values(None if name == "sample_frames" else default):
             with pytest.raises(ConfigError, match=rf"^model\.{name}: expected [^\n]* found [^\n]*$"):
@@ -235,7 +239,7 @@ def test_compiles_in_training_and_evaluation(model):
     That every other network is one graph, too, is what its export shows.
     """
     torch.compiler.reset()
-    network = build(model, TWO_FEATURES, **({"dropout": 0} if "dropout" in arguments(model) else {}))
+    network = build(model, TWO_FEATURES, **without_dropout(model))
     whole = not has_recurrent_layer(network)
     for training in (False, True):
         network.train(training)
@@ -275,8 +279,8 @@ def test_training_takes_a_last_batch_of_one_video(model):
 @every_model
 def test_padding_changes_nothing_in_training(model):
     """Statistics of a batch are those of its valid frames."""
-    quiet = {"dropout": 0, "sample_frames": None}
-    network = build(model, TWO_FEATURES, **{name: quiet[name] for name in quiet if name in arguments(model)})
+    every_frame = {"sample_frames": None} if "sample_frames" in arguments(model) else {}
+    network = build(model, TWO_FEATURES, **without_dropout(model), **every_frame)
     network.double().train()
     video, frames, num_frames = batch([5, 1, 9, 2], length=13, dtype=torch.float64)
     expected = network(video, frames[:, :9], num_frames)

@@ -18,7 +18,7 @@ PARAMETERS = {  # 3,862 classes, rgb 1024 and audio 128
     "attention": 23_330_476,
     "transformer": 47_052_332,
     "resmlp": 27_072_278,
-    "fourier_net": 20_545_302,
+    "fourier_net": 10_274_582,
 }
 FEATURES = [{"rgb": 7, "audio": 4}, {"audio": 5}, {"rgb": 4, "audio": 3, "text.v2": 5}]
 CLASSES = 6

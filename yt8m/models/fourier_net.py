@@ -19,7 +19,7 @@ class FourierNet(nn.Module):
 
     ```
     video [B, 1152] → per feature: column j times j^-0.25, scaled to length 1, times its scale
-        → √2 · cos(Dense 4096) → Dropout → Dense C
+        → Dropout → √2 · cos(Dense 2048) → Dropout → Dense C
     ```
 
     The first layer starts as `W ~ N(0, bandwidth²)`, `b ~ U(0, 2π)`, so the network starts as a kernel machine with a
@@ -36,6 +36,7 @@ class FourierNet(nn.Module):
         bandwidth: standard deviation of the first weights of the cosine layer.
         feature_scales: length of each feature's vector, by feature.
         decay: column j of a feature, counted from 1, is multiplied by j^-decay.
+        input_dropout: probability of dropping a column of the scaled input in training.
         dropout: probability of dropping a Fourier feature in training.
     """
 
@@ -47,11 +48,12 @@ class FourierNet(nn.Module):
         feature_sizes: Mapping[str, int] = {"rgb": 1024, "audio": 128},
         num_classes: int = 3862,
         width: float = 1,
-        hidden_size: int = 4096,
-        bandwidth: float = 1.0,
+        hidden_size: int = 2048,
+        bandwidth: float = 0.5,
         feature_scales: Mapping[str, float] = FEATURE_SCALES,
         decay: float = 0.25,
-        dropout: float = 0.5,
+        input_dropout: float = 0.1,
+        dropout: float = 0.4,
     ):
         super().__init__()
         self.feature_sizes = dict(feature_sizes)
@@ -59,7 +61,7 @@ class FourierNet(nn.Module):
         self.feature_scales = [number(scale, "feature_scales", 1e-6, 1e6) for scale in scales]
         self.decay = number(decay, "decay", 0.0, 10)
         self.hidden = nn.Linear(sum(feature_sizes.values()), scaled(hidden_size, width, "hidden_size"))
-        self.dropout = nn.Dropout(dropout)
+        self.input_dropout, self.dropout = nn.Dropout(input_dropout), nn.Dropout(dropout)
         self.classifier = nn.Linear(self.hidden.out_features, num_classes)
         nn.init.normal_(self.hidden.weight, std=number(bandwidth, "bandwidth", 1e-6, 1e6))
         nn.init.uniform_(self.hidden.bias, 0, 2 * math.pi)
@@ -71,6 +73,6 @@ class FourierNet(nn.Module):
         for part, scale in zip(split_features(video, self.feature_sizes), self.feature_scales, strict=True):
             columns = torch.arange(1, part.shape[-1] + 1, dtype=part.dtype, device=part.device)
             parts.append(scale * F.normalize(part * columns**-self.decay, dim=-1))
-        hidden = math.sqrt(2) * self.hidden(torch.cat(parts, dim=-1)).cos()
+        hidden = math.sqrt(2) * self.hidden(self.input_dropout(torch.cat(parts, dim=-1))).cos()
         logits: Tensor = self.classifier(self.dropout(hidden))  # [B, C]
         return logits
