@@ -160,7 +160,8 @@ def fourier_net(w, video, frames, sizes):
     scales, parts, start = {"rgb": 1.0, "audio": 0.4}, [], 0
     for name, size in sizes.items():
         part = np.array([video[start + j] / (j + 1) ** 0.25 for j in range(size)])
-        parts.append(scales.get(name, 1.0) * part / math.sqrt(sum(part**2)))
+        length = scales.get(name, 1.0) * math.sqrt(len(video))
+        parts.append(length * part / math.sqrt(sum(part**2)))
         start += size
     return w.dense("classifier", math.sqrt(2) * np.cos(w.dense("hidden", np.concatenate(parts))))
 
@@ -171,7 +172,7 @@ def test_a_new_fourier_net_is_a_gaussian_kernel():
     x = torch.randn(4, 11)
     with torch.no_grad():
         cosines = math.sqrt(2) * network.hidden(x).cos()
-    expected = torch.exp(-(0.7**2) * torch.cdist(x, x).square() / 2)
+    expected = torch.exp(-(0.7**2) * torch.cdist(x, x).square() / (2 * 11))
     torch.testing.assert_close(cosines @ cosines.T / 200_000, expected, atol=0.01, rtol=0)
 
 
