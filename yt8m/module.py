@@ -231,7 +231,11 @@ class VideoClassifier(pl.LightningModule):
         """Which of the batch's labels were rated, bool `[B, C]`, on its device; None where all were."""
         return None if batch.label_mask is None else self._dense(batch, batch.label_mask)
 
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if not isinstance(
+            batch, Batch
+        ):  # the example from which TensorBoard draws the graph, outside a trainer
+            return batch
         return self.objective.sample(batch) if self.trainer.training else batch
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
