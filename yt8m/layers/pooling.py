@@ -11,15 +11,39 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from yt8m.layers.arguments import switch
 from yt8m.layers.batch_norm import BatchNorm
-from yt8m.layers.features import per_feature, split_features
+from yt8m.layers.features import match_features, per_feature, split_features
 from yt8m.layers.gates import ContextGate
 from yt8m.layers.masks import valid_frames
 from yt8m.layers.moe import MoE, ProbabilityGate
 from yt8m.layers.precision import precise
 from yt8m.layers.sampling import SampleFrames
+from yt8m.layers.widths import FLOOR, scaled
 
 CLUSTER_FLOOR = 8  # no network is narrowed to fewer clusters, each of which is a whole vector
+
+
+def narrowed_clusters(
+    feature_sizes: Mapping[str, int],
+    defaults: Mapping[str, int],
+    chosen: Mapping[str, int],
+    width: float,
+    floor: int = FLOOR,
+) -> list[int]:
+    """The argument `num_clusters`, given by feature, as one number per feature, times `width`.
+
+    Args:
+        feature_sizes: size of each feature, in the order of its columns.
+        defaults, chosen: the model's own entries, and the argument's value (see `match_features`).
+        width: the network's factor (see `yt8m.layers.widths.scaled`).
+        floor: `width` leaves at least so many clusters.
+
+    Raises:
+        ConfigError: a feature has no entry, or a number is out of range.
+    """
+    counts = match_features(feature_sizes, "num_clusters", defaults, chosen)
+    return [scaled(count, width, "num_clusters", floor) for count in counts]
 
 
 class SoftAssignment(nn.Module):
@@ -112,9 +136,10 @@ class PooledStreams(nn.Module):
         self.hidden = nn.Linear(sum(cast(int, pooling.output_size) for pooling in poolings), hidden_size)
         nn.init.normal_(self.hidden.weight, std=max(clusters) ** -0.5)
         nn.init.normal_(self.hidden.bias, std=0.01)
-        self.gate = ContextGate(hidden_size) if gate else nn.Identity()
+        self.gate = ContextGate(hidden_size) if switch(gate, "gate") else nn.Identity()
         self.classifier = MoE(hidden_size, num_classes, num_experts)
-        self.probability_gate = ProbabilityGate(num_classes) if probability_gate else nn.Identity()
+        gated = switch(probability_gate, "probability_gate")
+        self.probability_gate = ProbabilityGate(num_classes) if gated else nn.Identity()
 
     def forward(self, video: Tensor | None, frames: Tensor, num_frames: Tensor) -> Tensor:
         frames, num_frames = self.sample(frames, num_frames)

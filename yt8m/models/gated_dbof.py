@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from yt8m.layers.arguments import switch
 from yt8m.layers.batch_norm import BatchNorm
 from yt8m.layers.features import match_features
 from yt8m.layers.pooling import PooledStreams, SoftAssignment, SoftBag, unit
@@ -82,6 +81,6 @@ class GatedDBoF(PooledStreams):
             scaled(hidden_size, width, "hidden_size"),
             False,
             num_experts,
-            switch(probability_gate, "probability_gate"),
+            probability_gate,
             sample_frames,
         )

@@ -5,9 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from yt8m.layers.arguments import switch
-from yt8m.layers.features import match_features
-from yt8m.layers.pooling import CLUSTER_FLOOR, PooledStreams, SoftAssignment, unit
+from yt8m.layers.pooling import CLUSTER_FLOOR, PooledStreams, SoftAssignment, narrowed_clusters, unit
 from yt8m.layers.precision import precise
 from yt8m.layers.widths import scaled
 
@@ -84,16 +82,15 @@ class NetFV(PooledStreams):
         probability_gate: bool = True,
         sample_frames: int | None = None,
     ):
-        clusters = match_features(feature_sizes, "num_clusters", NUM_CLUSTERS, num_clusters)
-        clusters = [scaled(count, width, "num_clusters", CLUSTER_FLOOR) for count in clusters]
+        clusters = narrowed_clusters(feature_sizes, NUM_CLUSTERS, num_clusters, width, CLUSTER_FLOOR)
         super().__init__(
             feature_sizes,
             [FisherVector(size, count) for size, count in zip(feature_sizes.values(), clusters, strict=True)],
             clusters,
             num_classes,
             scaled(hidden_size, width, "hidden_size"),
-            switch(gate, "gate"),
+            gate,
             num_experts,
-            switch(probability_gate, "probability_gate"),
+            probability_gate,
             sample_frames,
         )

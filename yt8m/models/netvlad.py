@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping
 
-from yt8m.layers.arguments import switch
-from yt8m.layers.features import match_features
-from yt8m.layers.pooling import CLUSTER_FLOOR, VLAD, PooledStreams
+from yt8m.layers.pooling import CLUSTER_FLOOR, VLAD, PooledStreams, narrowed_clusters
 from yt8m.layers.widths import scaled
 
 NUM_CLUSTERS = {"rgb": 256, "audio": 128, "default": 128}
@@ -52,8 +50,7 @@ class NetVLAD(PooledStreams):
         probability_gate: bool = True,
         sample_frames: int | None = None,
     ):
-        clusters = match_features(feature_sizes, "num_clusters", NUM_CLUSTERS, num_clusters)
-        clusters = [scaled(count, width, "num_clusters", CLUSTER_FLOOR) for count in clusters]
+        clusters = narrowed_clusters(feature_sizes, NUM_CLUSTERS, num_clusters, width, CLUSTER_FLOOR)
         sizes = zip(feature_sizes.values(), clusters, strict=True)
         super().__init__(
             feature_sizes,
@@ -61,8 +58,8 @@ class NetVLAD(PooledStreams):
             clusters,
             num_classes,
             scaled(hidden_size, width, "hidden_size"),
-            switch(gate, "gate"),
+            gate,
             num_experts,
-            switch(probability_gate, "probability_gate"),
+            probability_gate,
             sample_frames,
         )

@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping
 
-from yt8m.layers.arguments import switch
-from yt8m.layers.features import match_features
-from yt8m.layers.pooling import PooledStreams, SoftBag
+from yt8m.layers.pooling import PooledStreams, SoftBag, narrowed_clusters
 from yt8m.layers.widths import scaled
 
 NUM_CLUSTERS = {"rgb": 8000, "audio": 1000, "default": 1000}
@@ -47,16 +45,15 @@ class SoftDBoW(PooledStreams):
         probability_gate: bool = False,
         sample_frames: int | None = None,
     ):
-        clusters = match_features(feature_sizes, "num_clusters", NUM_CLUSTERS, num_clusters)
-        clusters = [scaled(count, width, "num_clusters") for count in clusters]
+        clusters = narrowed_clusters(feature_sizes, NUM_CLUSTERS, num_clusters, width)
         super().__init__(
             feature_sizes,
             [SoftBag(size, count) for size, count in zip(feature_sizes.values(), clusters, strict=True)],
             clusters,
             num_classes,
             scaled(hidden_size, width, "hidden_size"),
-            switch(gate, "gate"),
+            gate,
             num_experts,
-            switch(probability_gate, "probability_gate"),
+            probability_gate,
             sample_frames,
         )
