@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from yt8m.layers.masks import last_valid, reverse_valid
+from yt8m.layers.operators import is_exporting, lstm
 
 
 class LSTM(nn.LSTM):
@@ -19,6 +20,8 @@ class LSTM(nn.LSTM):
         super().__init__(input_size, hidden_size, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # no initial state, outputs only
+        if is_exporting():
+            return self.final_cell(x.dtype, x, flat_weights(self))[0]
         dtype = safe_dtype(x)
         if dtype is None:
             return super().forward(x)[0]
@@ -27,7 +30,7 @@ class LSTM(nn.LSTM):
 
     def computed_in(self, dtype: torch.dtype, x: Tensor) -> Tensor:
         """The layer with its input and weights cast to `dtype`; gradients reach the weights in their own dtype."""
-        return self.final_cell(dtype, x, [weight for weight in self._flat_weights if weight is not None])[0]
+        return self.final_cell(dtype, x, flat_weights(self))[0]
 
     def final_cell(self, dtype: torch.dtype, x: Tensor, weights: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Outputs `[B, T, H]`, and the cell state after the last frame `[B, H]`, computed in `dtype`.
@@ -36,6 +39,9 @@ class LSTM(nn.LSTM):
             weights: in cuDNN's order: input, recurrent, biases.
         """
         start = x.new_zeros(1, x.shape[0], self.hidden_size, dtype=dtype)
+        if is_exporting():
+            outputs, _, cell = lstm(x, [start, start], weights)
+            return outputs, cell[0]
         outputs, _, cell = torch.lstm(
             x.to(dtype),
             (start, start),
@@ -58,6 +64,11 @@ def safe_dtype(x: Tensor) -> torch.dtype | None:
         return None
     in_bf16 = kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if in_bf16 else torch.float32
+
+
+def flat_weights(layer: nn.RNNBase) -> list[Tensor]:
+    """The layer's weights in cuDNN's order: input, recurrent, biases."""
+    return [getattr(layer, name) for name in layer._flat_weights_names]
 
 
 def in_one_buffer(dtype: torch.dtype, weights: list[Tensor]) -> list[Tensor]:

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from yt8m.layers.keras import KerasLSTM
 from yt8m.layers.masks import last_valid, valid_frames
-from yt8m.layers.recurrent import in_one_buffer, safe_dtype
+from yt8m.layers.operators import gru, is_exporting
+from yt8m.layers.recurrent import flat_weights, in_one_buffer, safe_dtype
 
 _SHUT = 1e4  # a gate at ±1e4 is 0 or 1 exactly, in float64 and in bf16
 
@@ -69,12 +70,15 @@ class GRU(nn.GRU):
         self.bias_ih_l0[: 2 * self.hidden_size] = 1  # gates: reset, update, candidate
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # no initial state, outputs only
+        if is_exporting():
+            outputs: Tensor = gru(x, x.new_zeros(1, x.shape[0], self.hidden_size), flat_weights(self))[0]
+            return outputs
         dtype = safe_dtype(x)
         if dtype is None:
             return super().forward(x)[0]
         with torch.autocast(x.device.type, enabled=False):
             start = x.new_zeros(1, x.shape[0], self.hidden_size, dtype=dtype)
-            weights = in_one_buffer(dtype, [weight for weight in self._flat_weights if weight is not None])
+            weights = in_one_buffer(dtype, flat_weights(self))
             return torch.gru(x.to(dtype), start, weights, True, 1, 0.0, self.training, False, True)[0]
 
 
