@@ -54,6 +54,7 @@ PACKAGES = {
     "mlflow": "mlflow",
     "matplotlib": "plots",
     "pyarrow": "parquet",
+    "av": "extract",
 }
 
 
