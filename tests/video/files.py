@@ -42,6 +42,6 @@ def write_weights(folder: Path, *, audio: bool = True, width: float = WIDTH) -> 
         np.savez(
             folder / "vggish_pca_params.npz",
             pca_means=rng.normal(0, 0.01, (128, 1)),
-            pca_eigen_vectors=rng.normal(size=(128, 128)) / 40,
+            pca_eigen_vectors=rng.normal(size=(128, 128)) / 70,
         )
     return folder

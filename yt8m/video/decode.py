@@ -48,7 +48,8 @@ class OnePerSecond:
 
     def __init__(self, limit: int):
         self.limit, self.chosen = limit, 0
-        self._time, self._frame = 0.0, None
+        self._time = 0.0
+        self._frame: Any = None
 
     @property
     def full(self) -> bool:

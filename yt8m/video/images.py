@@ -30,7 +30,7 @@ def resize(image: np.ndarray) -> np.ndarray:
 
     def mix(line: np.ndarray) -> np.ndarray:
         first = line[:, left].astype(np.float32)
-        return first + (line[:, right].astype(np.float32) - first) * across
+        return np.asarray(first + (line[:, right].astype(np.float32) - first) * across)
 
     above = mix(image[top])
-    return above + (mix(image[bottom]) - above) * down
+    return np.asarray(above + (mix(image[bottom]) - above) * down)

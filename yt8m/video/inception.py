@@ -135,7 +135,11 @@ class Inception(nn.Module):
 
     def __init__(self, width: float = 1.0):
         super().__init__()
-        n, w = (lambda channels: int(channels * width)), width
+        w = width
+
+        def n(channels: int) -> int:
+            return int(channels * width)
+
         self.channels = n(CHANNELS)
         self.Conv2d_1a_3x3 = Conv(3, n(32), 3, 2, padding=False)
         self.Conv2d_2a_3x3 = Conv(n(32), n(32), 3, padding=False)
@@ -168,7 +172,7 @@ class Inception(nn.Module):
         x = self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))  # [B, 768, 17, 17]
         x = self.Mixed_6e(self.Mixed_6d(x))
         x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))  # [B, 2048, 8, 8]
-        return x.mean(dim=(2, 3))
+        return torch.as_tensor(x.mean(dim=(2, 3)))
 
     @staticmethod
     def width_of(state: Mapping[str, Tensor]) -> float:

@@ -32,7 +32,7 @@ class Projection:
 
     def __call__(self, activations: np.ndarray) -> np.ndarray:
         """float32 `[T, O]` of activations `[T, I]`."""
-        return ((activations.astype(np.float64) - self.mean) @ self.matrix).astype(np.float32)
+        return np.asarray((activations.astype(np.float64) - self.mean) @ self.matrix, np.float32)
 
 
 def quantize(features: np.ndarray) -> np.ndarray:
@@ -40,4 +40,4 @@ def quantize(features: np.ndarray) -> np.ndarray:
 
     Source: the starter code's extract_tfrecords_main.quantize.
     """
-    return np.rint((np.clip(features, LOW, HIGH) - LOW) * (255 / (HIGH - LOW))).astype(np.uint8)
+    return np.asarray(np.rint((np.clip(features, LOW, HIGH) - LOW) * (255 / (HIGH - LOW))), np.uint8)

@@ -28,13 +28,13 @@ def log_mel(samples: np.ndarray) -> np.ndarray:
     """
     spectra = np.lib.stride_tricks.sliding_window_view(samples, WINDOW, axis=-1)[:, ::HOP]  # [B, 96, 400]
     magnitudes = np.abs(np.fft.rfft(spectra * _window(), FFT))  # [B, 96, 257]
-    return np.log(magnitudes @ _mel_matrix() + OFFSET).astype(np.float32)
+    return np.asarray(np.log(magnitudes @ _mel_matrix() + OFFSET), np.float32)
 
 
 @lru_cache(maxsize=1)
 def _window() -> np.ndarray:
     """The Hann window whose period is its length: float64 `[400]`."""
-    return 0.5 - 0.5 * np.cos(2 * np.pi / WINDOW * np.arange(WINDOW))
+    return np.asarray(0.5 - 0.5 * np.cos(2 * np.pi / WINDOW * np.arange(WINDOW)))
 
 
 @lru_cache(maxsize=1)
@@ -47,6 +47,8 @@ def _mel_matrix() -> np.ndarray:
     bins = mel(np.linspace(0.0, SAMPLE_RATE / 2, FFT // 2 + 1))[:, None]  # [257, 1]
     edges = np.linspace(mel(LOWEST), mel(HIGHEST), BANDS + 2)
     low, center, high = edges[:-2], edges[1:-1], edges[2:]
-    matrix = np.maximum(0.0, np.minimum((bins - low) / (center - low), (high - bins) / (high - center)))
+    matrix: np.ndarray = np.maximum(
+        0.0, np.minimum((bins - low) / (center - low), (high - bins) / (high - center))
+    )
     matrix[0] = 0.0  # HTK leaves out the constant part
     return matrix

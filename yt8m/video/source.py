@@ -87,7 +87,8 @@ class Source:
             cast(IO[bytes], process.stdout).close()
 
     def _messages(self, pipe: IO[bytes]) -> Iterator[np.ndarray]:
-        parts, frames, heard = [], 0, 0
+        parts: list[np.ndarray] = []
+        frames = heard = 0
         while True:
             kind, size = HEAD.unpack(self._read(pipe, HEAD.size))
             if size > LARGEST:
