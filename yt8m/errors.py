@@ -55,6 +55,7 @@ PACKAGES = {
     "matplotlib": "plots",
     "pyarrow": "parquet",
     "av": "extract",
+    "pandas": "pandas",
 }
 
 
