@@ -17,92 +17,49 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
 from yt8m.metric_table import METRICS
+from yt8m.ranking import TOP_K, Ranking, rank, sortable
 
-TOP_K = 20  # the reference pools this many pairs of each video
+_CHUNK = 1 << 20  # pairs that are converted at once
 _NAN_SCORES = "scores must be numbers that can be ranked, found NaN; look for a diverged loss or bad features"
 
 
-def _checked(scores: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Scores as float32 and labels as bool, both `[B, C]`, with the mask applied."""
-    if scores.ndim != 2 or scores.shape != labels.shape:
-        raise ValueError(
-            "scores and labels must share one shape [videos, classes], "
-            f"found {list(scores.shape)} and {list(labels.shape)}"
-        )
-    scores, labels = scores.detach().float(), labels > 0
-    if mask is not None:
-        if mask.shape != scores.shape:
-            raise ValueError(
-                f"mask must have the shape of the scores {list(scores.shape)}, found {list(mask.shape)}"
-            )
-        rated = mask > 0
-        scores, labels = scores.masked_fill(~rated, 0), labels & rated
-    return scores, labels
-
-
-def _rank(scores: Tensor) -> Tensor:
-    """int64 of any shape, within 32 bits, that sorts as the float32 scores do: -0 equals 0, NaN above all."""
-    bits = scores.masked_fill(scores == 0, 0.0).masked_fill(scores.isnan(), torch.nan).view(torch.int32)
-    # The bits of a negative float grow with its magnitude.
-    return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
-
-
-def top_classes(scores: Tensor, k: int) -> Tensor:
-    """The k classes of highest score, best first, int64 `[B, k]`; equal scores by class.
-
-    `torch.topk` promises no order among equal values, so the class is made part of the value.
-    """
-    last = scores.shape[1] - 1
-    from_end = last - torch.arange(last + 1, device=scores.device)
-    key = _rank(scores) << 32 | from_end
-    return last - (key.topk(k, dim=1).values & 0xFFFFFFFF)
-
-
-def hit_at_one(scores: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+def hit_at_one(ranking: Ranking) -> Tensor:
     """Whether each video's best class is a true label: float64 `[B]`.
 
     NaN where a score is NaN. A video without labels is a miss. The mean over videos is Hit@1.
     """
-    scores, labels = _checked(scores, labels, mask)
-    hits = labels.gather(1, top_classes(scores, 1)).squeeze(1).double()
-    return hits.masked_fill(scores.isnan().any(1), torch.nan)
+    return _unless_nan(ranking.hits[:, 0].double(), ranking)
 
 
-def perr(scores: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+def perr(ranking: Ranking) -> Tensor:
     """Precision of each video's top n classes, n its number of labels: float64 `[B]`.
 
     NaN where a score is NaN. Only scores above 0 count as retrieved; a video without labels has precision 0.
     The mean over videos is PERR, the precision at equal recall rate.
     """
-    scores, labels = _checked(scores, labels, mask)
-    n = labels.sum(1, keepdim=True)
-    # Reading the largest n would make the host wait for a GPU; sorting all classes there is cheaper.
-    k = scores.shape[1] if scores.is_cuda else max(n.flatten().tolist(), default=0)
-    top = top_classes(scores, k)
-    within_n = torch.arange(k, device=scores.device) < n
-    retrieved = labels.gather(1, top) & within_n & (scores.gather(1, top) > 0)
-    precision = retrieved.sum(1) / n.squeeze(1).clamp(min=1).double()
-    return precision.masked_fill(scores.isnan().any(1), torch.nan)
+    n = ranking.labels
+    within_n = torch.arange(ranking.hits.shape[1], device=n.device) < n[:, None]
+    retrieved = ranking.hits & within_n & (ranking.scores > 0)
+    return _unless_nan(retrieved.sum(1) / n.clamp(min=1).double(), ranking)
 
 
-def top_pairs(
-    scores: Tensor, labels: Tensor, mask: Tensor | None = None, k: int = TOP_K
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _unless_nan(values: Tensor, ranking: Ranking) -> Tensor:
+    return values.masked_fill(ranking.scores[:, 0].isnan(), torch.nan)  # NaN ranks above all numbers
+
+
+def top_pairs(ranking: Ranking, k: int = TOP_K) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The top min(k, C) classes of each video, pooled, and the positives: all that GAP and mAP need.
 
     Returns:
         the arguments of `average_precision`: scores float32 `[n]`, classes int32 `[n]` and hits bool `[n]`,
         n = B · min(k, C); positives int64 `[C]`, the true labels of each class, also outside the top k.
     """
-    scores, labels = _checked(scores, labels, mask)
-    top = top_classes(scores, min(k, scores.shape[1]))
-    best, hits = scores.gather(1, top), labels.gather(1, top)
-    return best.flatten(), top.int().flatten(), hits.flatten(), labels.sum(0)
+    best, top, hits = (part[:, :k].flatten() for part in ranking[:3])
+    return best, top.int(), hits, ranking.positives
 
 
 def average_precision(scores: Tensor, classes: Tensor, hits: Tensor, positives: Tensor) -> Tensor:
@@ -127,25 +84,42 @@ def average_precision(scores: Tensor, classes: Tensor, hits: Tensor, positives: 
     """
     if scores.isnan().any():
         raise ValueError(_NAN_SCORES)
-    key, order = (classes.long() << 32 | (0x7FFFFFFF - _rank(scores))).sort()
-    ties, m = torch.unique_consecutive(key, return_counts=True)
-    hits_before = F.pad(hits[order].cumsum(0), (1, 0))  # [n + 1]: among the first so many pairs
-    start = m.cumsum(0) - m
-    h = hits_before[start + m] - hits_before[start]
-
-    with_hits = h > 0  # few, and the others add nothing
-    m, h, start = m[with_hits], h[with_hits], start[with_hits]
-    tie_class = ties[with_hits] >> 32
-    class_start = torch.searchsorted(key, torch.arange(len(positives), device=key.device) << 32)[tie_class]
-    k = start - class_start
-    hits_above = hits_before[start] - hits_before[class_start]  # H
-    other_hits = (h - 1) / (m - 1).clamp(min=1).double()
-
-    tie = torch.arange(len(m), device=key.device).repeat_interleave(m)
-    i = torch.arange(len(tie), device=key.device) - (m.cumsum(0) - m)[tie] + 1
-    expected = (h / m.double())[tie] * (hits_above[tie] + 1 + (i - 1) * other_hits[tie]) / (k[tie] + i)
-    total: Tensor = expected.new_zeros(len(positives)).index_add_(0, tie_class[tie], expected)
+    key = _sorted_keys(scores, classes, hits)
+    hit_at = (key & 1).nonzero().squeeze(1)
+    ties, h = torch.unique_consecutive(key[hit_at], return_counts=True)  # those without hits add nothing
+    start = torch.searchsorted(key, ties - 1)
+    m = torch.searchsorted(key, ties, right=True) - start
+    tie_class = ties >> 33
+    class_start = torch.searchsorted(key, torch.arange(len(positives), device=key.device) << 33)
+    hits_before = h.cumsum(0) - h
+    k = start - class_start[tie_class]
+    hits_above = hits_before - hits_before[torch.searchsorted(tie_class, tie_class)]  # H
+    r = (h - 1) / (m - 1).clamp(min=1).double()
+    # The sum over i in closed form: Σ 1/(k+i) is a difference of harmonic numbers.
+    harmonic = torch.where(m == 1, 1 / (k + 1).double(), _digamma(k + m + 1) - _digamma(k + 1))
+    expected = h * (r + (hits_above + 1 - r * (k + 1)) * harmonic / m)
+    total: Tensor = expected.new_zeros(len(positives)).index_add_(0, tie_class, expected)
     return total / positives.double().masked_fill(positives == 0, torch.nan)
+
+
+def _digamma(x: Tensor) -> Tensor:
+    return torch.special.digamma(x.double())
+
+
+def _sorted_keys(scores: Tensor, classes: Tensor, hits: Tensor) -> Tensor:
+    """int64 `[n]`, rising: class, then falling score, then hit in the lowest bit.
+
+    With the hit inside the key no permutation has to be kept, and no temporary array is as large as the pool.
+    """
+    key = torch.empty(len(scores), dtype=torch.int64, device=scores.device)
+    for at in range(0, len(key), _CHUNK):
+        part = slice(at, at + _CHUNK)
+        below_best = 0xFFFFFFFF - sortable(scores[part])
+        key[part] = classes[part].long() << 33 | below_best << 1 | hits[part]
+    if key.device.type != "cpu":
+        return key.sort().values
+    key.numpy().sort()  # in place, unlike torch's
+    return key
 
 
 def gap(scores: Tensor, hits: Tensor, positives: Tensor) -> Tensor:
@@ -155,7 +129,7 @@ def gap(scores: Tensor, hits: Tensor, positives: Tensor) -> Tensor:
     """
     if not len(scores):
         return torch.full((), torch.nan, dtype=torch.float64, device=scores.device)
-    one_class = torch.zeros_like(hits, dtype=torch.int64)
+    one_class = hits.new_zeros(1, dtype=torch.int64).expand(len(hits))
     value: Tensor
     (value,) = average_precision(scores, one_class, hits, positives.sum(0, keepdim=True))
     return value.nan_to_num(0.0)
@@ -171,14 +145,34 @@ def mean_average_precision(scores: Tensor, classes: Tensor, hits: Tensor, positi
     return average_precision(scores, classes, hits, positives).nanmean().nan_to_num(0.0)
 
 
-class HitAtOne(Metric):
-    """Hit@1: share of videos whose arg-max class (first on ties) is a true label.
-
-    `update(scores [B, C], labels [B, C], mask=None)`; `compute()` is a float32 scalar, NaN before any video.
-    """
+class _OfRanking(Metric):
+    """A metric that needs a batch's ranking only."""
 
     full_state_update = False
     higher_is_better = True
+    top_k = 1  # classes of each video that the metric needs at least
+
+    def update(
+        self, scores: Tensor | Ranking, labels: Tensor | None = None, mask: Tensor | None = None
+    ) -> None:
+        if not isinstance(scores, Ranking):
+            if labels is None:
+                raise ValueError("update: expected scores and labels, or a Ranking, found scores only")
+            scores = rank(scores, labels, mask, self.top_k)
+        self.add(scores)
+
+    def add(self, ranking: Ranking) -> None:
+        """Add a batch to the states."""
+        raise NotImplementedError
+
+
+class HitAtOne(_OfRanking):
+    """Hit@1: share of videos whose arg-max class (first on ties) is a true label.
+
+    `update(scores [B, C], labels [B, C], mask=None)` or `update(ranking)`; `compute()` is a float32 scalar, NaN before
+    any video.
+    """
+
     hits: Tensor
     videos: Tensor
 
@@ -189,22 +183,21 @@ class HitAtOne(Metric):
         self.add_state("hits", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("videos", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, scores: Tensor, labels: Tensor, mask: Tensor | None = None) -> None:
-        self.hits = self.hits + hit_at_one(scores, labels, mask).sum()
-        self.videos = self.videos + len(scores)
+    def add(self, ranking: Ranking) -> None:
+        self.hits = self.hits + hit_at_one(ranking).sum()
+        self.videos = self.videos + len(ranking.labels)
 
     def compute(self) -> Tensor:
         return _mean(self.hits, self.videos)
 
 
-class PERR(Metric):
+class PERR(_OfRanking):
     """Precision at equal recall rate: the precision of a video's top n, n its number of labels, on average.
 
-    `update(scores [B, C], labels [B, C], mask=None)`; `compute()` is a float32 scalar, NaN before any video.
+    `update(scores [B, C], labels [B, C], mask=None)` or `update(ranking)`; `compute()` is a float32 scalar, NaN before
+    any video.
     """
 
-    full_state_update = False
-    higher_is_better = True
     precision: Tensor
     videos: Tensor
 
@@ -213,9 +206,9 @@ class PERR(Metric):
         self.add_state("precision", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("videos", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, scores: Tensor, labels: Tensor, mask: Tensor | None = None) -> None:
-        self.precision = self.precision + perr(scores, labels, mask).sum()
-        self.videos = self.videos + len(scores)
+    def add(self, ranking: Ranking) -> None:
+        self.precision = self.precision + perr(ranking).sum()
+        self.videos = self.videos + len(ranking.labels)
 
     def compute(self) -> Tensor:
         return _mean(self.precision, self.videos)
@@ -262,14 +255,12 @@ class MeanLoss(Metric):
         return torch.where(mean.isfinite() | (self.videos == 0), mean, torch.inf)
 
 
-class _TopPairs(Metric):
+class _TopPairs(_OfRanking):
     """Keeps the top pairs of every video, 9 bytes a pair, and the positives of every class.
 
     GAP and MAP have the same states, so a MetricCollection updates and stores them once.
     """
 
-    full_state_update = False
-    higher_is_better = True
     scores: list[Tensor]
     classes: list[Tensor]
     hits: list[Tensor]
@@ -286,8 +277,8 @@ class _TopPairs(Metric):
         # A rank without batches does not know C, and needs it to compute.
         self.add_state("num_classes", torch.zeros((), dtype=torch.int64), dist_reduce_fx="max")
 
-    def update(self, scores: Tensor, labels: Tensor, mask: Tensor | None = None) -> None:
-        top_scores, classes, hits, positives = top_pairs(scores, labels, mask, self.top_k)
+    def add(self, ranking: Ranking) -> None:
+        top_scores, classes, hits, positives = top_pairs(ranking, self.top_k)
         known = len(self.positives[-1]) if self.positives else 0
         if known not in (0, len(positives)):
             raise ValueError(f"all batches must have the same classes, found {len(positives)} after {known}")
@@ -310,15 +301,24 @@ class _TopPairs(Metric):
 
     def pairs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What `top_pairs` of all videos would return."""
-        scores, classes, hits, positives = (dim_zero_cat(getattr(self, name)) for name in _LIST_STATES)
+        scores, classes, hits, positives = map(self._joined, _LIST_STATES)
         return scores, classes, hits, positives.view(-1, max(int(self.num_classes), 1)).sum(0)
+
+    def _joined(self, name: str) -> Tensor:
+        state = getattr(self, name)
+        joined: Tensor = dim_zero_cat(state)
+        if isinstance(
+            state, list
+        ):  # in place: the list may be shared with another metric, which needs the same
+            state[:] = [joined]
+        return joined
 
 
 class GAP(_TopPairs):
     """Global average precision: the top pairs of all videos pooled and ranked by score (GAP@20).
 
-    `update(scores [B, C], labels [B, C], mask=None)`; `compute()` is a float32 scalar, NaN before any video,
-    else 0 without positives.
+    `update(scores [B, C], labels [B, C], mask=None)` or `update(ranking)`; `compute()` is a float32 scalar, NaN before
+    any video, else 0 without positives.
 
     Args:
         top_k: pairs pooled per video.
@@ -333,8 +333,8 @@ class MAP(_TopPairs):
     """Mean over classes of the average precision of the pairs in their videos' top `top_k`.
 
     Classes without positives are left out; classes with positives but no surviving pair count as 0.
-    `update(scores [B, C], labels [B, C], mask=None)`; `compute()` is a float32 scalar, NaN before any video,
-    else 0 without positives.
+    `update(scores [B, C], labels [B, C], mask=None)` or `update(ranking)`; `compute()` is a float32 scalar, NaN before
+    any video, else 0 without positives.
 
     Args:
         top_k: pairs kept per video, of all classes together.
@@ -344,7 +344,18 @@ class MAP(_TopPairs):
         return mean_average_precision(*self.pairs()).float()
 
 
-def make_metrics(prefix: str) -> MetricCollection:
+class RankedMetrics(MetricCollection):
+    """Metrics that share one ranking of each batch: `update(scores [B, C], labels [B, C], mask=None)`."""
+
+    def update(self, scores: Tensor, labels: Tensor, mask: Tensor | None = None) -> None:
+        super().update(rank(scores, labels, mask))
+
+
+def make_metrics(prefix: str) -> RankedMetrics:
     """All metrics of `yt8m.metric_table`, under `prefix` + key."""
-    classes = {key: globals()[row.class_name] for key, row in METRICS.items() if row.class_name}
-    return MetricCollection({key: of_class() for key, of_class in classes.items()}, prefix=prefix)
+    metrics = {key: globals()[row.class_name]() for key, row in METRICS.items() if row.class_name}
+    # Metrics that add the same share their states. Left to find that out, a MetricCollection reads the states.
+    groups: dict[Any, list[str]] = {}
+    for key, metric in metrics.items():
+        groups.setdefault((type(metric).add, metric.top_k), []).append(key)
+    return RankedMetrics(metrics, prefix=prefix, compute_groups=list(groups.values()))

@@ -15,10 +15,10 @@ from torch import Tensor, distributed
 
 from yt8m.datamodules.batch import Batch
 from yt8m.errors import ConfigError
-from yt8m.metrics import top_classes
 from yt8m.module import VideoClassifier
 from yt8m.predict.ensemble import Ensemble
 from yt8m.predict.writers import Predictions, Writer
+from yt8m.ranking import top_classes
 
 TOP_GENRES = 5  # of a video, in the formats that list genres
 
