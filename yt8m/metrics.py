@@ -103,7 +103,8 @@ def average_precision(scores: Tensor, classes: Tensor, hits: Tensor, positives: 
 
 
 def _digamma(x: Tensor) -> Tensor:
-    return torch.special.digamma(x.double())
+    value: Tensor = torch.special.digamma(x.double())
+    return value
 
 
 def _sorted_keys(scores: Tensor, classes: Tensor, hits: Tensor) -> Tensor:
@@ -347,7 +348,9 @@ class MAP(_TopPairs):
 class RankedMetrics(MetricCollection):
     """Metrics that share one ranking of each batch: `update(scores [B, C], labels [B, C], mask=None)`."""
 
-    def update(self, scores: Tensor, labels: Tensor, mask: Tensor | None = None) -> None:
+    def update(  # type: ignore[override]  # of a module's dictionary
+        self, scores: Tensor, labels: Tensor, mask: Tensor | None = None
+    ) -> None:
         super().update(rank(scores, labels, mask))
 
 

@@ -17,8 +17,8 @@ from yt8m.datamodules.dataset import ShardDataset
 from yt8m.datamodules.quantization import dequantize
 from yt8m.errors import ConfigError
 from yt8m.labels import ClassInfo
-from yt8m.metrics import top_classes
 from yt8m.module import VideoClassifier
+from yt8m.ranking import top_classes
 
 #: One video: frames `[T, D]`, for a model of video vectors also one vector `[D]`; or a record of `yt8m.open`.
 #: D = the model's features side by side; uint8 as the dataset stores them, or dequantized floats.
