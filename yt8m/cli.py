@@ -21,6 +21,7 @@ from io import TextIOWrapper
 from typing import Any, NoReturn, cast
 
 from yt8m.errors import ConfigError, YT8MError
+from yt8m.storage.credentials import REMEDY, holds_credentials
 
 # Environment variable: the file in which the runs of a sweep's agent note that they began and that they are done.
 RUNS_RECORD = "YT8M_RUNS_RECORD"
@@ -207,6 +208,9 @@ def _fail(message: str, code: int) -> NoReturn:
 def _expand_home(argument: str) -> str:
     """`dataset.root=~/data` with the home folder in place of `~`, which Hydra takes for the removal of a key."""
     key, equals, value = argument.partition("=")
+    is_address = key.lstrip("+").partition(".")[0] in ("dataset", "manifest", "output", "root")
+    if is_address and holds_credentials(argument):  # before Hydra writes the argument to files
+        raise ConfigError(f"{key}: {REMEDY}")
     if not equals or not value.startswith("~"):
         return argument
     expanded = os.path.expanduser(value)

@@ -47,7 +47,7 @@ def cosine(
     if math.isinf(total_steps):
         raise ConfigError(
             "scheduler: cosine needs the number of steps, found training without an end; set trainer.max_epochs or "
-            "trainer.max_steps, or scheduler=exponential"
+            "trainer.max_steps, or scheduler=exponential (for shards in a bucket, a manifest tells the number)"
         )
     warmup_steps = round(warmup * total_steps)
 

@@ -83,6 +83,9 @@ class Dataset(_Section):
     limit_videos: Count | None = None
     bucket_by_length: bool | None = None
     predict_partition: Partition | None = None
+    manifest: Text | None = None
+    cache_dir: Folder | None = None
+    cache_limit: Annotated[str | int, Field(description="a size such as 200GB")] | None = None
 
 
 class Transform(_Section):
@@ -220,6 +223,8 @@ class Verify(_Section):
     jobs: Annotated[int, Field(ge=1, le=256)] | None
     json_: Text | None = Field(alias="json")
     repair: Folder | None
+    manifest: Text | None
+    index: bool
     overwrite: bool
     dataset: Dataset
 

@@ -20,11 +20,14 @@ from yt8m.datamodules.loader import DeviceCopies, Loader
 from yt8m.datamodules.quantization import RANGE
 from yt8m.datamodules.sampler import BatchSampler
 from yt8m.datamodules.shards import find_shards
+from yt8m.datamodules.streaming import StreamingSampler
 from yt8m.datamodules.tfrecord import REMEDY
 from yt8m.errors import ConfigError
 from yt8m.labels import ClassInfo, genre_names, read_vocabulary
 from yt8m.metric_table import PARTITIONS
 from yt8m.schema import Dataset, check
+from yt8m.storage.shard import RemoteShard
+from yt8m.storage.storage import Storage
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +40,7 @@ class YT8MDataModule(pl.LightningDataModule):
     """Partitions of TFRecord shards below one root.
 
     Args:
-        root: folder of the dataset; `~` is expanded.
+        root: folder of the dataset; `~` is expanded. Or an address such as `s3://bucket/yt8m`.
         features: the record's feature keys and their sizes, in the order of their columns.
         num_classes: labels of the data; one outside 0…num_classes-1 is an error.
         train, validate, test: globs of the shards, relative to `root` or absolute; None if there is no such partition.
@@ -57,6 +60,7 @@ class YT8MDataModule(pl.LightningDataModule):
         bucket_by_length: train on batches of videos of similar length, which cuts padding (see `BatchSampler`).
         seed: seed of the epochs' orders.
         predict_partition: the partition that `trainer.predict` reads.
+        manifest, cache_dir, cache_limit: of a remote root, see `yt8m.storage.storage.Storage`.
 
     Raises:
         ConfigError: an argument is invalid, or (from `setup`) a folder is missing or a glob has no match.
@@ -89,6 +93,9 @@ class YT8MDataModule(pl.LightningDataModule):
         bucket_by_length: bool = False,
         seed: int = 0,
         predict_partition: str = "test",
+        manifest: str | None = None,
+        cache_dir: str | None = None,
+        cache_limit: str | int | None = None,
     ):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
@@ -102,10 +109,8 @@ class YT8MDataModule(pl.LightningDataModule):
         low, high = quantization
         if low >= high:
             raise ConfigError(f"dataset.quantization: expected [min, max], found [{low}, {high}]")
-        try:
-            self.root = Path(root).expanduser()
-        except RuntimeError as error:
-            raise ConfigError(f"dataset.root: expected a folder, found {root}: {error}") from None
+        self.storage = Storage(root, manifest, cache_dir, cache_limit)
+        self.root = self.storage.root
         self.globs = {"train": train, "validate": validate, "test": test}
         self.level, self.features, self.num_classes = level, dict(features), num_classes
         self.dtype, self.quantization = dtype, (float(low), float(high))
@@ -114,7 +119,7 @@ class YT8MDataModule(pl.LightningDataModule):
         self.shuffle_window, self.pad_to = shuffle_window, pad_to
         self.limit_shards, self.limit_videos = limit_shards, limit_videos
         self.bucket_by_length = bucket_by_length
-        self.vocabulary, self.target = self.root / vocabulary if vocabulary else None, target
+        self.vocabulary, self.target = vocabulary, target
         self.read_only = False  # `prepare_data` writes nothing: for a root that only a checkpoint names
         self.predict_partition = predict_partition
         self.datasets: dict[str, ShardDataset] = {}
@@ -130,8 +135,8 @@ class YT8MDataModule(pl.LightningDataModule):
             if partition not in self.datasets:
                 self.datasets[partition] = self._open(partition)
 
-    def shards(self, partition: str) -> list[Path]:
-        """The shard files of a partition, sorted by name.
+    def shards(self, partition: str) -> list[Path] | list[RemoteShard]:
+        """The shards of a partition, sorted by name.
 
         Raises:
             ConfigError: the dataset has no such partition, or no shards are found.
@@ -141,9 +146,14 @@ class YT8MDataModule(pl.LightningDataModule):
             raise ConfigError(
                 f"dataset.{partition}: this dataset has no such partition; set a glob of its shards"
             )
-        return find_shards(self.root, pattern, f"dataset.{partition}")
+        if self.storage.is_remote(pattern):
+            return self.storage.find(pattern, f"dataset.{partition}", self.shuffle_window)
+        root = self.root if isinstance(self.root, Path) else Path("/")
+        return find_shards(root, pattern, f"dataset.{partition}")
 
-    def read(self, paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> ShardDataset:
+    def read(
+        self, paths: Sequence[Path | RemoteShard], progress: Callable[[int, int], None] | None = None
+    ) -> ShardDataset:
         """A dataset of these shards, configured as this data module; `progress` as `ShardDataset` takes it."""
         return ShardDataset(
             paths,
@@ -155,6 +165,7 @@ class YT8MDataModule(pl.LightningDataModule):
             on_corrupt=self.on_corrupt,
             progress=progress,
             dtype=self.dtype,
+            window=self.shuffle_window,
         )
 
     def max_row_frames(self) -> int:
@@ -163,16 +174,17 @@ class YT8MDataModule(pl.LightningDataModule):
 
     def classes(self) -> list[ClassInfo] | None:
         """The vocabulary; None if there is none, or not of these classes. Call `prepare_data` first."""
-        if self.vocabulary is None or not self.vocabulary.is_file():
+        path = self.storage.file(self.vocabulary) if self.vocabulary else None
+        if path is None:
             return None
-        classes = read_vocabulary(self.vocabulary)
+        classes = read_vocabulary(path)
         if len(classes) == self.num_classes:
             return classes
         log.warning(
             "dataset.vocabulary: expected %d classes, found %d in %s; results will show numbers instead of names",
             self.num_classes,
             len(classes),
-            self.vocabulary,
+            path,
         )
         return None
 
@@ -184,7 +196,7 @@ class YT8MDataModule(pl.LightningDataModule):
         if not genres:
             raise ConfigError(
                 f"dataset.target: vertical needs a vocabulary of {self.num_classes} classes with verticals, found "
-                f"none at {self.vocabulary or self.root}; set dataset.vocabulary, or dataset.target=label"
+                f"none at {self.root / (self.vocabulary or '')}; set dataset.vocabulary, or dataset.target=label"
             )
         return len(genres)
 
@@ -276,8 +288,10 @@ class YT8MDataModule(pl.LightningDataModule):
         self._record_errors(dataset.errors)
         if self.on_corrupt == "raise":
             self._preflight(dataset)
-        log.info("%s: %s records in %s shards", partition, f"{len(dataset):,}", f"{len(dataset.paths):,}")
-        if self.limit_videos is not None and self.limit_videos < len(dataset):
+        counted = (dataset.shard_sizes >= 0).all()
+        records = f"{len(dataset):,}" if counted else "an unknown number of"
+        log.info("%s: %s records in %s shards", partition, records, f"{len(dataset.paths):,}")
+        if self.limit_videos is not None and not (counted and self.limit_videos >= len(dataset)):
             log.info(
                 "%s: using the first %s records (dataset.limit_videos)",
                 partition,
@@ -287,42 +301,52 @@ class YT8MDataModule(pl.LightningDataModule):
 
     def _preflight(self, dataset: ShardDataset) -> None:
         """Read records before training, so that what does not fit is reported now and not hours later."""
-        if sum(os.path.getsize(path) for path in dataset.paths) <= _PREFLIGHT_BYTES:
+        numbers: Sequence[int]
+        if dataset.remote:  # one shard, because each has to come here
+            numbers = dataset.remote.first_records(0, 64)
+        elif sum(os.path.getsize(path) for path in dataset.paths) <= _PREFLIGHT_BYTES:
             numbers = range(len(dataset))
         else:
             first = np.cumsum(dataset.shard_sizes) - dataset.shard_sizes
             numbers = first[dataset.shard_sizes > 0].tolist()
         for begin in range(0, len(numbers), 64):
             dataset.__getitems__(list(numbers[begin : begin + 64]))
+        dataset.release()
 
     def _shard_sizes(self, partition: str) -> np.ndarray:
         """Records to use of each shard, int64 `[S]`: all, or the first `limit_videos` of the partition."""
-        sizes = self.datasets[partition].shard_sizes
+        dataset = self.datasets[partition]
         if self.limit_videos is None:
-            return sizes
+            return dataset.shard_sizes
+        sizes = dataset.remote.first_sizes(self.limit_videos) if dataset.remote else dataset.shard_sizes
         return np.diff(np.minimum(np.cumsum(sizes), self.limit_videos), prepend=0)
 
     def _order(self) -> dict[str, Any]:
         """What the order of an epoch depends on, besides the epoch."""
+        counted = (self._shard_sizes("train") >= 0).all()
         return {
             "seed": self.seed,
             "batch_size": self.batch_size * self.trainer.world_size,
             "shuffle_window": self.shuffle_window,
             "bucket_by_length": self.bucket_by_length,
-            "records": int(self._shard_sizes("train").sum()),
+            "records": int(self._shard_sizes("train").sum()) if counted else None,
         }
 
     def _sampler(self, partition: str, *, shuffle: bool, bucket: bool = False) -> BatchSampler:
-        return BatchSampler(
-            self._shard_sizes(partition),
-            self.batch_size,
-            shuffle=shuffle,
-            seed=self.seed,
-            window=self.shuffle_window,
-            lengths=self.datasets[partition].record_sizes if bucket else None,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
-        )
+        sizes, remote = self._shard_sizes(partition), self.datasets[partition].remote
+        arguments: dict[str, Any] = {
+            "shuffle": shuffle,
+            "seed": self.seed,
+            "window": self.shuffle_window,
+            "rank": self.trainer.global_rank if self.trainer else 0,
+            "world_size": self.trainer.world_size if self.trainer else 1,
+        }
+        if remote and not bucket:
+            return StreamingSampler(
+                sizes, self.batch_size, starts=remote.starts, count=remote.count, **arguments
+            )
+        lengths = self.datasets[partition].record_sizes if bucket else None
+        return BatchSampler(sizes, self.batch_size, lengths=lengths, **arguments)
 
     def _loader(self, partition: str, *, shuffle: bool) -> Loader:
         sampler = self._sampler(partition, shuffle=shuffle, bucket=shuffle and self.bucket_by_length)
@@ -336,7 +360,7 @@ class YT8MDataModule(pl.LightningDataModule):
         order = self._order()
         if state["batch"]:
             for key, then in state["order"].items():
-                if then != order[key]:
+                if None not in (then, order[key]) and then != order[key]:
                     raise ConfigError(
                         f"ckpt_path: the checkpoint was saved in the middle of an epoch whose order depends on "
                         f"{key} = {then}, found {order[key]}; set it back, or resume from the end of an epoch"

@@ -1,7 +1,7 @@
 """Indexed shards as a map-style dataset that returns whole batches."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
@@ -15,9 +15,12 @@ from yt8m.datamodules.parse.layouts import Integers
 from yt8m.datamodules.parse.records import SEGMENT_FRAMES, RecordReader, Rows
 from yt8m.datamodules.parse.segments import SegmentReader
 from yt8m.datamodules.parse.videos import VideoReader
+from yt8m.datamodules.remote import RemoteShards
+from yt8m.datamodules.sampler import BatchSampler
 from yt8m.datamodules.shards import Shards
-from yt8m.datamodules.tfrecord import REMEDY, scan
+from yt8m.datamodules.tfrecord import REMEDY, Index, scan
 from yt8m.errors import ChangedError, ConfigError, DataError
+from yt8m.storage.shard import RemoteShard
 
 _INDEXING_THREADS = 8
 
@@ -40,6 +43,7 @@ class ShardDataset(torch.utils.data.Dataset[Batch]):
         progress: called with (shards indexed, all shards) while the constructor indexes.
         dtype: how frames are stored: ``"uint8"``, one byte string per frame, or ``"float32"``, a list of floats per
             frame. Video-level features are always float32.
+        window: remote shards that a process keeps open at once.
 
     The frame count of a video is that of its first feature. A feature with more frames is cut to it; one with fewer
     is an error, because a missing frame has no value in uint8 (it is zero after dequantization).
@@ -48,7 +52,7 @@ class ShardDataset(torch.utils.data.Dataset[Batch]):
 
     def __init__(
         self,
-        paths: Iterable[str | os.PathLike[str]],
+        paths: Iterable[str | os.PathLike[str] | RemoteShard],
         features: dict[str, int],
         num_classes: int,
         level: str = "frame",
@@ -57,8 +61,10 @@ class ShardDataset(torch.utils.data.Dataset[Batch]):
         on_corrupt: str = "raise",
         progress: Callable[[int, int], None] | None = None,
         dtype: str = "uint8",
+        window: int = 8,
     ):
-        self.paths = [os.fspath(path) for path in paths]
+        sources = list(paths)
+        self.paths = [os.fspath(path) for path in sources]
         self.features = dict(features)
         self.num_classes = num_classes
         self.level = level
@@ -70,15 +76,12 @@ class ShardDataset(torch.utils.data.Dataset[Batch]):
         #: torch dtype of a batch's features.
         self.dtype = torch.float32 if level == "video" or dtype == "float32" else torch.uint8
 
-        indices = []
-        with ThreadPoolExecutor(_INDEXING_THREADS) as pool:
-            for found in pool.map(scan, self.paths):
-                if found.errors and on_corrupt == "raise":
-                    raise DataError(found.errors[0])
-                indices.append(found)
-                if progress:
-                    progress(len(indices), len(self.paths))
-        self._shards = Shards(indices)
+        #: One message per damaged stretch that the index had to leave out; empty with ``on_corrupt="raise"``. Those of
+        #: remote shards, which are indexed as they arrive, come with the batches.
+        self.errors: list[str] = []
+        remote = [path for path in sources if isinstance(path, RemoteShard)]
+        self.remote = RemoteShards(remote, on_corrupt, window) if remote else None
+        self._shards = self.remote or Shards(self._index_all(progress))
         stored = np.dtype(np.float32 if self.dtype == torch.float32 else np.uint8)
         self._row_bytes = self.feature_size * stored.itemsize
         arguments = self._shards, self.features, num_classes
@@ -89,14 +92,24 @@ class ShardDataset(torch.utils.data.Dataset[Batch]):
             reader = FrameReader if level == "frame" else SegmentReader
             self._fast_reader = reader(*arguments, id_key, max_frames, stored)
         self._record_reader = RecordReader(*arguments, level, id_key, max_frames, stored)
-        #: One message per damaged stretch that the index had to leave out; empty with ``on_corrupt="raise"``.
-        self.errors = [error for found in indices for error in found.errors]
-        #: Records per shard, int64.
+        #: Records per shard, int64; -1 where unknown, for remote shards.
         self.shard_sizes = self._shards.sizes
-        if not len(self):
+        if not self.shard_sizes.any():
             raise DataError(
-                f"{self.paths[0]} @ byte 0: expected records, found none in {len(indices)} shards; {REMEDY}"
+                f"{self.paths[0]} @ byte 0: expected records, found none in {len(self.paths)} shards; {REMEDY}"
             )
+
+    def _index_all(self, progress: Callable[[int, int], None] | None) -> list[Index]:
+        indices: list[Index] = []
+        with ThreadPoolExecutor(_INDEXING_THREADS) as pool:
+            for found in pool.map(scan, self.paths):
+                if found.errors and self.on_corrupt == "raise":
+                    raise DataError(found.errors[0])
+                indices.append(found)
+                if progress:
+                    progress(len(indices), len(self.paths))
+        self.errors += [error for found in indices for error in found.errors]
+        return indices
 
     def _check_config(self, dtype: str) -> None:
         if not self.paths:
@@ -150,6 +163,9 @@ class ShardDataset(torch.utils.data.Dataset[Batch]):
         if read:
             found = _merge(found, read)
         size = len(found.features)
+        errors = [error for _, error in sorted(read.items()) if isinstance(error, str)]
+        if self.remote:
+            errors, self.remote.errors = self.remote.errors + errors, []
         in_buffer = found.features.ctypes.data == buffer.data_ptr()
         return Batch(
             found.ids,
@@ -157,7 +173,7 @@ class ShardDataset(torch.utils.data.Dataset[Batch]):
             torch.from_numpy(found.num_frames),
             self._pairs(found.labels),
             self._pairs(found.rated),
-            [error for _, error in sorted(read.items()) if isinstance(error, str)],
+            errors,
             slow_records=len(read),
             longest=int(found.num_frames.max(initial=0)),
         )
@@ -175,13 +191,32 @@ class ShardDataset(torch.utils.data.Dataset[Batch]):
         if len(numbers):
             self._shards.prefetch(numbers)
 
+    def follow(self, sampler: BatchSampler) -> Iterator[list[int]]:
+        """The batches of ``sampler``; remote shards are fetched ahead of them."""
+        return self.remote.follow(sampler) if self.remote else iter(sampler)
+
+    def release(self) -> None:
+        """Close the files of remote shards, which lets the cache remove them."""
+        if self.remote:
+            self.remote.release()
+
+    def close(self) -> None:
+        """End the process that fetches remote shards; the next `follow` starts one."""
+        if self.remote:
+            self.remote.close()
+
     def changed(self) -> str | None:
         """A message about the first shard that changed or disappeared since it was indexed, or None."""
         return self._shards.changed()
 
     @property
     def record_sizes(self) -> np.ndarray:
-        """Bytes of every record with its framing, int64 [R]: at frame level a measure of a video's length."""
+        """Bytes of every record with its framing, int64 [R]: at frame level a measure of a video's length.
+
+        Raises ConfigError for remote shards that were never indexed.
+        """
+        if self.remote:
+            return self.remote.record_sizes()
         return self._shards.lookup(np.arange(len(self)))[2]
 
     def _read_fast(

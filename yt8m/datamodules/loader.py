@@ -34,13 +34,15 @@ from torch import Tensor
 from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.dataset import ShardDataset
 from yt8m.datamodules.sampler import BatchSampler
-from yt8m.errors import ChangedError, ConfigError, DataError, ReaderError
+from yt8m.errors import ChangedError, ConfigError, ReaderError, YT8MError
 
 log = logging.getLogger(__name__)
 
 SLOTS = (
     4  # per reader: one being filled, one ready, and two with the consumer, which uses one and prefetches one
 )
+
+_IDLE = 5.0  # seconds without a task, after which a reader releases its shards
 
 
 class Loader:
@@ -67,7 +69,9 @@ class Loader:
         #: The most records of one iteration that the careful reader had to parse.
         self.slow_records = 0
         # A batch can have one record more than `batch_size` (see BatchSampler).
-        records = min(batch_sampler.batch_size + 1, max(len(dataset), 1))
+        records = batch_sampler.batch_size + 1
+        if not dataset.remote:
+            records = min(records, max(len(dataset), 1))
         rows = records * (1 if dataset.level == "video" else dataset.max_frames)
         self._slots = _Slots(max(num_workers, 1), rows, dataset)
         self._readers: _Readers | None = None
@@ -82,7 +86,7 @@ class Loader:
         else:
             if self._readers is None:
                 self._readers = _Readers(self.dataset, self._slots, self.num_workers)
-            batches = self._readers.batches(self.batch_sampler)
+            batches = self._readers.batches(self.dataset.follow(self.batch_sampler))
         records, slow = [0], [0]
 
         def counted(batch: Batch) -> Batch:
@@ -102,9 +106,10 @@ class Loader:
         if self._readers is not None:
             self._readers.close()
             self._readers = None
+        self.dataset.close()
 
     def _batches_read_here(self) -> Generator[Batch, None, None]:
-        tasks = iter(self.batch_sampler)
+        tasks = self.dataset.follow(self.batch_sampler)
         upcoming = next(tasks, None)
         while upcoming is not None:
             numbers, upcoming = upcoming, next(tasks, None)
@@ -242,11 +247,11 @@ class _Readers:
         # With a priority: at exit, multiprocessing waits for children that no finalizer has stopped.
         self.close = Finalize(self, _end, (self.pipes, self.processes), exitpriority=10)
 
-    def batches(self, sampler: BatchSampler) -> Generator[Batch, None, None]:
+    def batches(self, numbers: Iterator[list[int]]) -> Generator[Batch, None, None]:
         self.iteration += 1
         mine = self.iteration
         self._drain()
-        tasks = enumerate(sampler)
+        tasks = enumerate(numbers)
         waiting = next(tasks, None)
         try:
             for number in count():
@@ -264,6 +269,8 @@ class _Readers:
         finally:
             if self.iteration == mine:
                 self._drain()
+            if isinstance(numbers, Generator):
+                numbers.close()
 
     def _send(self, reader: int, numbers: Sequence[int]) -> None:
         slot = self.slots.free[reader].popleft()
@@ -359,6 +366,8 @@ def _serve(
         while True:
             # The disk reads for all pending batches while the first of them is built.
             while not tasks or pipe.poll():
+                if not tasks and not pipe.poll(_IDLE):
+                    dataset.release()
                 tasks.append(pipe.recv())
                 dataset.prefetch(tasks[-1][1])
             slot, numbers = tasks.popleft()
@@ -369,7 +378,7 @@ def _serve(
                     # The parent sees the slot: only the number of rows has to travel.
                     rows, batch.features = len(batch.features), batch.features[:0]
                 reply: Any = (rows, batch)
-            except DataError as error:
+            except YT8MError as error:
                 reply = error
             except Exception:
                 reply = ReaderError(f"reader process {reader} failed\n{traceback.format_exc()}")

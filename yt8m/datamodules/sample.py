@@ -351,5 +351,5 @@ class SampleDataModule(YT8MDataModule):
         self.sample = sample
 
     def prepare_data(self) -> None:
-        if not self.read_only:
+        if not self.read_only and isinstance(self.root, Path):
             write_sample(self.root, num_classes=self.num_classes, **self.sample)

@@ -93,7 +93,7 @@ class BatchSampler(Sampler[list[int]]):
         """Record numbers of the whole epoch over all ranks, int64 `[R]`."""
         if not self.shuffle:
             return np.arange(self.num_records)
-        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, self.epoch))))
+        rng = self._generator()
         starts = np.cumsum(self.shard_sizes) - self.shard_sizes
         shards = rng.permutation(len(self.shard_sizes))
         windows = []
@@ -103,6 +103,15 @@ class BatchSampler(Sampler[list[int]]):
             windows.append(rng.permutation(np.concatenate(records)))
         order = np.concatenate(windows)
         return order if self.lengths is None else self._bucketed(order, rng)
+
+    def shard_order(self) -> np.ndarray:
+        """The shards in the order in which the epoch needs them, int64 `[S]`."""
+        number = len(self.shard_sizes)
+        return self._generator().permutation(number) if self.shuffle else np.arange(number)
+
+    def _generator(self) -> np.random.Generator:
+        """The epoch's source of chance; its first draw orders the shards."""
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, self.epoch))))
 
     def _bucketed(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """`order` with each pool of whole global batches sorted into batches of similar length."""

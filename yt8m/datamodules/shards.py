@@ -165,17 +165,21 @@ class Shards:
         except KeyError:
             pass
         try:
-            file = File(self.paths[shard])
+            file = self._open(shard)
         except DataError as error:
             raise ChangedError(str(error)) from error
-        if file.stamp != self._stamps[shard]:
-            raise self._changed(shard)
         # An evicted file is closed when its last reader drops it, never under a thread that reads it. A file is never
         # replaced, because closing one lets other threads in.
         file = self._files.setdefault(shard, file)
         while len(self._files) > self.max_open:
             with contextlib.suppress(KeyError):  # another thread was faster
                 self._files.popitem(last=False)
+        return file
+
+    def _open(self, shard: int) -> File:
+        file = File(self.paths[shard])
+        if file.stamp != self._stamps[shard]:
+            raise self._changed(shard)
         return file
 
     def _has_changed(self, shard: int) -> bool:

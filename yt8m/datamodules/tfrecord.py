@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import google_crc32c
 import numpy as np
@@ -37,6 +38,21 @@ _CACHE_HEADER = struct.Struct("<8sQqI")  # magic, size and mtime_ns of the shard
 _CACHE_MAGIC = b"yt8mix01"
 _ADVICE = 1 << 17  # bytes prefetched at a time; the kernel truncates larger requests
 _CHUNK = 1 << 20  # bytes read at a time when scanning a file
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A shard that is no file under its own name, such as an object of a bucket at an `address`."""
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """Two numbers that change with the content."""
+
+    def open(self) -> int:
+        """A descriptor of its bytes."""
 
 
 @dataclass(frozen=True)
@@ -109,25 +125,25 @@ def _sound(path: str | os.PathLike[str], cache: bool = True) -> Index:
     return found
 
 
-def scan(path: str | os.PathLike[str], cache: bool = True) -> Index:
+def scan(path: str | os.PathLike[str] | Source, cache: bool = True) -> Index:
     """Index a shard as `index` does, but report damage in ``errors`` and keep every readable record.
 
     After a damaged length, the next record is found by its own header CRC, so only damaged records are missing.
     Raises DataError only if the file cannot be read at all.
     """
-    path = os.path.abspath(path)
-    file = File(path, unpack=False)
+    source = path if isinstance(path, Source) else os.path.abspath(path)
+    file = File(source, unpack=False)
     if cache:
         for known in (_read_sidecar, _read_cache):
             records = known(file)
             if records is not None:
-                return Index(path, records, file.stamp)
+                return Index(file.path, records, file.stamp)
     if file.gzip:
-        file = File(path)
+        file = File(source)
     records, errors = _walk(file)
     if cache and not errors:
-        _write_cache(file, records)
-    return Index(path, records, file.stamp, tuple(errors))
+        keep_index(file.path, file.stamp, records)
+    return Index(file.path, records, file.stamp, tuple(errors))
 
 
 class File:
@@ -138,16 +154,17 @@ class File:
     whose pages the system can evict.
     """
 
-    def __init__(self, path: str, unpack: bool = True):
-        self.path = path
+    def __init__(self, path: str | Source, unpack: bool = True):
+        self.path = path.address if isinstance(path, Source) else path
         self.gzip_error = ""
         self._map: mmap.mmap | None = None
         self.fd = -1
         try:
-            self.fd = os.open(path, os.O_RDONLY)
+            self.fd = path.open() if isinstance(path, Source) else os.open(path, os.O_RDONLY)
             status = os.fstat(self.fd)
             self.size = status.st_size
-            self.stamp = (status.st_size, status.st_mtime_ns)
+            own = path.stamp if isinstance(path, Source) else None
+            self.stamp = own or (status.st_size, status.st_mtime_ns)
             self.gzip = os.pread(self.fd, len(_GZIP_MAGIC), 0) == _GZIP_MAGIC
             if self.gzip and unpack:
                 self._unpack()
@@ -158,7 +175,7 @@ class File:
             elif error.errno in (errno.ENOSPC, errno.EDQUOT):
                 remedy = "free space in TMPDIR, where gzip shards are unpacked"
             raise DataError(
-                f"{path} @ byte 0: expected a readable shard, found: {error.strerror}; {remedy}"
+                f"{self.path} @ byte 0: expected a readable shard, found: {error.strerror}; {remedy}"
             ) from error
 
     def __del__(self) -> None:
@@ -290,19 +307,33 @@ def _read_sidecar(file: File) -> np.ndarray | None:
         with contextlib.suppress(OSError, ValueError, OverflowError):
             if sidecar.stat().st_mtime_ns < file.stamp[1]:
                 continue
-            numbers = np.array([int(number) for number in sidecar.read_bytes().split()], np.int64)
-            if _fits(records := numbers.reshape(-1, 2), file):
+            records = parse_sidecar(sidecar.read_bytes(), file.size)
+            if records is not None and fits(records, file):
                 return records
     return None
 
 
-def _fits(records: np.ndarray, file: File) -> bool:
+def parse_sidecar(content: bytes, size: int) -> np.ndarray | None:
+    """The records of a ``.tfindex``, int64 [R, 2], if they cover a shard of ``size`` bytes; raises ValueError."""
+    records = np.array([int(number) for number in content.split()], np.int64).reshape(-1, 2)
     offsets, sizes = records.T
-    if not len(records) or offsets[0] != 0 or sizes.min() < FRAMING or offsets[-1] + sizes[-1] != file.size:
-        return False
-    # The index of a truncated shard covers it without a gap, too, but the last header does not fit.
-    last = file.read(int(offsets[-1]), HEADER) == header(int(sizes[-1]) - FRAMING)
-    return last and bool((offsets[1:] == offsets[:-1] + sizes[:-1]).all())
+    if not len(records) or offsets[0] != 0 or sizes.min() < FRAMING or offsets[-1] + sizes[-1] != size:
+        return None
+    return records if (offsets[1:] == offsets[:-1] + sizes[:-1]).all() else None
+
+
+def sidecar_of(records: np.ndarray) -> bytes:
+    """The content of the ``.tfindex`` of these records."""
+    return b"".join(b"%d %d\n" % (offset, size) for offset, size in records.tolist())
+
+
+def fits(records: np.ndarray, file: File) -> bool:
+    """Whether the last record is where an index says.
+
+    The index of a truncated shard covers it without a gap, too, but the last header does not fit.
+    """
+    offset, size = records[-1].tolist()
+    return file.read(offset, HEADER) == header(size - FRAMING)
 
 
 def _cache_file(path: str) -> Path:
@@ -311,19 +342,24 @@ def _cache_file(path: str) -> Path:
 
 
 def _read_cache(file: File) -> np.ndarray | None:
+    return kept_index(file.path, file.stamp)
+
+
+def kept_index(path: str, stamp: tuple[int, int]) -> np.ndarray | None:
+    """The records of the shard at ``path`` from the user's cache folder, if they were kept with this stamp."""
     with contextlib.suppress(OSError, struct.error):
-        data = _cache_file(file.path).read_bytes()
-        magic, *stamp, crc = _CACHE_HEADER.unpack_from(data)
+        data = _cache_file(path).read_bytes()
+        magic, *kept, crc = _CACHE_HEADER.unpack_from(data)
         body = data[_CACHE_HEADER.size :]
-        if magic == _CACHE_MAGIC and tuple(stamp) == file.stamp and crc == google_crc32c.value(body):
+        if magic == _CACHE_MAGIC and tuple(kept) == stamp and crc == google_crc32c.value(body):
             return np.frombuffer(body, "<i8").reshape(-1, 2).copy()
     return None
 
 
-def _write_cache(file: File, records: np.ndarray) -> None:
+def keep_index(path: str, stamp: tuple[int, int], records: np.ndarray) -> None:
+    """Keep the records of the shard at ``path`` in the user's cache folder."""
     body = records.astype("<i8").tobytes()
-    target = _cache_file(file.path)
     # A cache that cannot be written only costs time.
     with contextlib.suppress(WriteError):
-        content = _CACHE_HEADER.pack(_CACHE_MAGIC, *file.stamp, google_crc32c.value(body)) + body
-        write_bytes(target, content)
+        content = _CACHE_HEADER.pack(_CACHE_MAGIC, *stamp, google_crc32c.value(body)) + body
+        write_bytes(_cache_file(path), content)

@@ -62,14 +62,16 @@ def explore(config: dict[str, Any]) -> Path:
 
     sections = make_sections(overview, scores, classes, datamodule.features)
     facts = make_facts(overview, loader.dataset, skipped)
-    title = f"{datamodule.root.resolve().name}, {config['partition']} partition"
-    page = render(title, summary(config, datamodule.root, len(loader.dataset), bool(names)), facts, sections)
+    title = f"{datamodule.storage.name}, {config['partition']} partition"
+    page = render(
+        title, summary(config, str(datamodule.root), len(loader.dataset), bool(names)), facts, sections
+    )
     write(folder, page, as_json(overview, scores, skipped), sections)
     print(f"{len(sections)} sections about {overview.videos:,} videos: {folder / PAGE}")
     return folder / PAGE
 
 
-def summary(config: dict[str, Any], root: Path, records: int, named: bool) -> str:
+def summary(config: dict[str, Any], root: str, records: int, named: bool) -> str:
     """The text below the page's title."""
     which = f"all {records:,} records"
     if config["limit_videos"] is not None and config["limit_videos"] < records:

@@ -30,6 +30,9 @@ class SubsetSampler(BatchSampler):
         if limit is not None:
             self.num_records = min(limit, self.num_records)
 
+    def shard_order(self) -> np.ndarray:
+        return np.unique(np.searchsorted(np.cumsum(self.shard_sizes), self.order(), "right"))
+
     def order(self) -> np.ndarray:
         return np.sort(super().order()[: self.num_records])
 
@@ -42,6 +45,8 @@ def open_partition(datamodule: YT8MDataModule, partition: str, limit: int | None
         DataError: a shard is damaged, with `on_corrupt: raise`.
     """
     dataset = datamodule.read(datamodule.shards(partition))
+    if dataset.remote:
+        dataset.remote.count_all()
     sampler = SubsetSampler(
         dataset.shard_sizes,
         datamodule.batch_size,

@@ -37,7 +37,8 @@ def predict(config: dict[str, Any]) -> None:
 
     make, only = WRITERS[config["format"]], None
     if first.hparams.level == "segment" and config["format"] == "csv":
-        labels = datamodule.root / Path(config["segment_label_ids"]).expanduser()
+        name = config["segment_label_ids"]
+        labels = datamodule.storage.file(name) or Path(str(datamodule.root), name)
         make, only = SegmentsWriter, segment_classes(labels, first.hparams.num_classes)
     writer = OutputFile(output, make, config["top_k"], overwrite=config["overwrite"], only=only)
     record: dict[str, Any] = {"ckpt_path": [*map(str, paths)], "weights": weights}

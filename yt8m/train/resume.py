@@ -40,8 +40,14 @@ class Checkpoint(ModelCheckpoint):
             super().on_train_batch_end(trainer, pl_module, *batch)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        super().on_train_batch_end(trainer, pl_module, None, None, int(trainer.num_training_batches) - 1)
+        super().on_train_batch_end(trainer, pl_module, None, None, _last_batch(trainer))
         super().on_train_epoch_end(trainer, pl_module)
+
+
+def _last_batch(trainer: pl.Trainer) -> int:
+    """Number of the epoch's last batch, which need not have been known before."""
+    ready = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    return int(min(trainer.num_training_batches, ready)) - 1
 
 
 class ResumedEpoch(Callback):

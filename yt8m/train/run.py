@@ -25,6 +25,7 @@ from yt8m.train.resume import Checkpoint, RandomState, ResumedEpoch
 from yt8m.train.session import lightning_session, make_trainer
 from yt8m.train.stats import RunStats
 from yt8m.train.stop import StopOnDivergence, resume_command
+from yt8m.train.storage_stats import StorageStats
 from yt8m.train.teacher import MissingPredictions, load_teachers
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ def _train(config: dict[str, Any]) -> float:
     ckpt_path = find_checkpoint(config["ckpt_path"], folder) if config["ckpt_path"] else None
     if config["init_from"] and not ckpt_path:  # a resumed run has its own weights
         init_from(Path(config["init_from"]).expanduser(), classifier)
-    stats = RunStats()
+    stats, storage_stats = RunStats(), StorageStats()
     callbacks = [instantiate(c, _convert_="all") for c in config["callbacks"].values() if c]
     if config["average"]:
         callbacks.append(instantiate(config["average"]))
@@ -102,6 +103,7 @@ def _train(config: dict[str, Any]) -> float:
         BestSoFar(config["optimized_metric"]),
         MissingPredictions(teachers),
         stats,
+        storage_stats,
     ]
     trainer = make_trainer(config, callbacks, loggers)
     if ckpt_path:
@@ -138,6 +140,7 @@ def _train(config: dict[str, Any]) -> float:
         metrics |= {key: float(value) for key, value in trainer.callback_metrics.items()}
 
     skipped, slow_records = datamodule.skipped(), datamodule.slow_records()
+    spent_on_storage = storage_stats.summary()
     if trainer.is_global_zero:
         record = earlier | {
             **{key: metrics[key] for key in sorted(metrics) if key != "train/loss_step"},
@@ -154,6 +157,7 @@ def _train(config: dict[str, Any]) -> float:
             "batch_size": config["dataset"]["batch_size"],
             "lr": config["optimizer"]["lr"],
             **stats.summary(),
+            **spent_on_storage,
             "skipped_records": sum(skipped.values()),
             "skipped": skipped,
             "slow_records": slow_records,

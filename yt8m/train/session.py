@@ -73,6 +73,8 @@ def restore_data(path: Path, dataset: dict[str, Any], trusted_packages: Sequence
     """The data module of `restore`."""
     config = run_config(read_checkpoint(path), path)
     arguments = config["dataset"] | {"limit_shards": None, "limit_videos": None}
+    for key in ("cache_dir", "cache_limit"):  # of the machine that trained
+        arguments.pop(key, None)
     arguments |= {key: value for key, value in dataset.items() if value is not None}
     datamodule: YT8MDataModule = build(arguments, "dataset", trusted=trusted_packages, seed=config["seed"])
     datamodule.read_only = dataset.get("root") is None

@@ -5,7 +5,7 @@ import gzip
 import os
 import re
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -13,21 +13,24 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import torch
 
 from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.dataset import ShardDataset
-from yt8m.datamodules.shards import Shards
-from yt8m.datamodules.tfrecord import framed, scan
-from yt8m.errors import DataError
-from yt8m.files import replacing
+from yt8m.datamodules.tfrecord import File, framed, scan, sidecar_of
+from yt8m.errors import DataError, FetchError
+from yt8m.files import replacing, write_bytes
+from yt8m.storage import transport
+from yt8m.storage.shard import RemoteShard
 
 MESSAGES = 20  # kept per shard: with a wrong configuration, every record is an error
 ALL_FRAMES = 1 << 20  # more than any video has: lengths are counted as stored
 
 _BATCH_BYTES = 4 << 20  # read at a time, so that a batch stays in the processor's cache
-_GZIP_MAGIC = b"\x1f\x8b"
+
+Shard = str | os.PathLike[str] | RemoteShard
 
 
 @dataclass
@@ -51,13 +54,16 @@ class ShardReport:
     high: list[float] = field(default_factory=list)
     repaired: str | None = None
     kept: int = 0  # records in the repaired shard
+    records: int = 0
+    crc32c: int | None = None  # of the whole shard, for a manifest
 
 
 @dataclass
 class Summary:
     """Sum over shards; takes 8 bytes of memory per row, for the hashes of the ids, and otherwise a constant amount.
 
-    ``damaged`` has the reports of damaged shards without their ids, ``shards`` (path, rows) of all.
+    ``damaged`` has the reports of damaged shards without their ids, ``shards`` (path, rows) of all, and ``entries``
+    (path, records, bytes, CRC-32C) of those whose checksum was asked for.
     """
 
     shards: list[tuple[str, int]] = field(default_factory=list)
@@ -70,9 +76,12 @@ class Summary:
     low: list[float] = field(default_factory=list)
     high: list[float] = field(default_factory=list)
     damaged: list[ShardReport] = field(default_factory=list)
+    entries: list[tuple[str, int, int, int]] = field(default_factory=list)
 
     def add(self, report: ShardReport) -> None:
         self.shards.append((report.path, report.rows))
+        if report.crc32c is not None:
+            self.entries.append((report.path, report.records, report.bytes, report.crc32c))
         self.ids.append(report.ids)
         self.bytes += report.bytes
         self.rows += report.rows
@@ -121,7 +130,13 @@ class Summary:
 
 
 def check_shards(
-    paths: Sequence[str | os.PathLike[str]], options: dict[str, Any], repair: Path | None, jobs: int
+    paths: Sequence[Shard],
+    options: dict[str, Any],
+    repair: Path | None,
+    jobs: int,
+    *,
+    checksum: bool = False,
+    index: bool = False,
 ) -> Iterator[ShardReport]:
     """Reports of the shards in order, from ``jobs`` processes that read one shard each at a time.
 
@@ -130,13 +145,16 @@ def check_shards(
         options: `features`, `num_classes`, `level`, `id_key`, and `dtype`, as `ShardDataset` takes them.
         repair: folder for new shards with the good records of damaged ones, or None.
         jobs: processes; forked, so that all of them hash ids the same way.
+        checksum: also compute the CRC-32C of each shard.
+        index: also write a `.tfindex` beside each sound shard.
 
     Raises:
         BrokenProcessPool: a process was killed.
     """
     pool = ProcessPoolExecutor(min(jobs, len(paths)), get_context("fork"), initializer=_start_worker)
     # Submitted, and therefore forked, before the caller starts threads of its own.
-    reports = pool.map(partial(check_shard, options=options, repair=repair), map(os.fspath, paths))
+    check = partial(check_shard, options=options, repair=repair, checksum=checksum, index=index)
+    reports = pool.map(check, paths)
 
     def ending_the_pool() -> Iterator[ShardReport]:
         try:
@@ -147,20 +165,39 @@ def check_shards(
     return ending_the_pool()
 
 
-def check_options(path: str | os.PathLike[str], options: dict[str, Any]) -> None:
+def check_options(path: Shard, options: dict[str, Any]) -> None:
     """Raise ConfigError for options that `ShardDataset` rejects, whatever is in the shard at ``path``."""
     with contextlib.suppress(DataError):
-        _open(os.fspath(path), options)
+        _open(path, options)
 
 
-def check_shard(path: str, options: dict[str, Any], repair: Path | None = None) -> ShardReport:
+def size_of(path: Shard) -> int:
+    """Bytes of a shard."""
+    return path.size if isinstance(path, RemoteShard) else os.path.getsize(path)
+
+
+def check_shard(
+    path: Shard,
+    options: dict[str, Any],
+    repair: Path | None = None,
+    *,
+    checksum: bool = False,
+    index: bool = False,
+) -> ShardReport:
     """Read a shard from end to end; damage is reported, never raised."""
-    report = ShardReport(path)
+    report = ShardReport(os.fspath(path))
     try:
-        report.bytes = os.path.getsize(path)
+        report.bytes = size_of(path)
         dataset = _open(path, options)
+        if dataset.remote:
+            dataset.remote.count_all()
+            if not len(dataset):
+                raise DataError(f"{path} @ byte 0: expected records, found none")
+    except FetchError as error:
+        _record_errors(report, [str(error)])
+        return report
     except DataError as error:  # not one record
-        with contextlib.suppress(DataError):
+        with contextlib.suppress(DataError, FetchError):
             _record_errors(report, scan(path).errors)
         if not report.errors:
             _record_errors(report, [str(error)])
@@ -178,8 +215,33 @@ def check_shard(path: str, options: dict[str, Any], repair: Path | None = None) 
         _count(report, dataset, batch)
     report.ids = np.concatenate(ids)
     if report.errors and repair:
-        _repair(report, bad, repair)
+        _repair(path, report, bad, repair)
+    report.records = len(dataset)
+    if checksum:
+        report.crc32c = _checksum(path)
+    if index and not report.errors:
+        _write_sidecar(path)
     return report
+
+
+def _checksum(path: Shard) -> int:
+    """CRC-32C of the whole file, as it is stored."""
+    crc, file = 0, File(path if isinstance(path, RemoteShard) else os.fspath(path), unpack=False)
+    for offset in range(0, file.size, _BATCH_BYTES):
+        crc = google_crc32c.extend(crc, file.read(offset, _BATCH_BYTES))
+    return crc
+
+
+def _write_sidecar(path: Shard) -> None:
+    """Write the shard's `.tfindex`; a gzip shard has none."""
+    if File(path if isinstance(path, RemoteShard) else os.fspath(path), unpack=False).gzip:
+        return
+    content = sidecar_of(scan(path, cache=False).records)
+    target = f"{os.path.splitext(os.fspath(path))[0]}.tfindex"
+    if isinstance(path, RemoteShard):
+        transport.write(target, content)
+    else:
+        write_bytes(target, content)
 
 
 def hash_ids(ids: Sequence[str]) -> np.ndarray:
@@ -198,7 +260,10 @@ def repeated(hashes: np.ndarray) -> tuple[int, np.ndarray]:
 
 
 def name_repeated(
-    summaries: Sequence[Summary], hashes: np.ndarray, options: dict[str, Any]
+    summaries: Sequence[Summary],
+    hashes: np.ndarray,
+    options: dict[str, Any],
+    shards_by_path: Mapping[str, Shard],
 ) -> dict[str, list[str]]:
     """Ids of `hashes` and the shards that contain each, found by reading those shards again."""
     shards = [shard for summary in summaries for shard in summary.shards]
@@ -207,13 +272,16 @@ def name_repeated(
     for (path, _), part in zip(shards, every, strict=True):
         if not np.isin(part, hashes).any():
             continue
-        for batch in _batches(dataset := _open(path, options), os.path.getsize(path)):
+        dataset = _open(shards_by_path[path], options)
+        if dataset.remote:
+            dataset.remote.count_all()
+        for batch in _batches(dataset, size_of(shards_by_path[path])):
             for row in np.flatnonzero(np.isin(hash_ids(batch.ids), hashes)).tolist():
                 found.setdefault(batch.ids[row], []).append(dataset.paths[0])
     return found
 
 
-def _open(path: str, options: dict[str, Any]) -> ShardDataset:
+def _open(path: Shard, options: dict[str, Any]) -> ShardDataset:
     return ShardDataset([path], **options, max_frames=ALL_FRAMES, on_corrupt="skip")
 
 
@@ -255,19 +323,17 @@ def _count(report: ShardReport, dataset: ShardDataset, batch: Batch) -> None:
         report.high[place] = max(report.high[place], np.maximum.reduce(part).max().item())
 
 
-def _repair(report: ShardReport, bad: set[int], folder: Path) -> None:
+def _repair(path: Shard, report: ShardReport, bad: set[int], folder: Path) -> None:
     """Write the records of a shard that are not at the offsets `bad`, in order."""
-    found = scan(report.path)
-    shards = Shards([found])
-    places = [place for place in shards.locate(range(len(shards))) if place.offset not in bad]
+    places = [(offset, size) for offset, size in scan(path).records.tolist() if offset not in bad]
     if not places:
         return
     target = folder / Path(report.path).name
-    with open(report.path, "rb") as file:
-        opener = gzip.open if file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC else open
+    shard = File(path if isinstance(path, RemoteShard) else os.fspath(path))
+    opener = gzip.open if shard.gzip else open
     with replacing(target) as part, opener(part, "wb") as file:
-        for place in places:
-            file.write(framed(shards.record(place)))
+        for offset, size in places:
+            file.write(framed(shard.record(offset, size)))
     report.repaired, report.kept = str(target), len(places)
 
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import closing
 from itertools import islice
@@ -19,7 +19,9 @@ from yt8m.build import build
 from yt8m.errors import ConfigError, DataError, ReaderError
 from yt8m.files import write_json
 from yt8m.metric_table import PARTITIONS
-from yt8m.verify.check import Summary, check_options, check_shards, name_repeated, repeated
+from yt8m.storage.shard import RemoteShard
+from yt8m.verify.check import Summary, check_options, check_shards, name_repeated, repeated, size_of
+from yt8m.verify.manifest import OutputManifest
 
 NAMED = 10  # of the ids that occur more than once, this many are named; all are counted
 BINS = 10  # of the printed histogram of lengths; the JSON file has every length
@@ -34,14 +36,16 @@ def verify(config: dict[str, Any]) -> None:
     Raises:
         DataError: something is damaged.
         ConfigError: an argument is wrong, or a file would be overwritten.
-        WriteError: `repair` or `json` cannot be written.
+        WriteError: `repair`, `json`, `manifest` or a sidecar cannot be written.
         ReaderError: a reading process was killed.
     """
     jobs, json_file, repair = parse_arguments(config)
 
     datamodule = build(config["dataset"], "dataset", trusted=config["trusted_packages"], seed=0)
-    if not datamodule.root.exists():
+    if isinstance(datamodule.root, Path) and not datamodule.root.exists():
         datamodule.prepare_data()  # writes the embedded sample on first use; existing files are not touched
+    if config["manifest"]:
+        datamodule.storage.manifest = None  # a new one describes what is there
     names = PARTITIONS if config["partition"] == "all" else (config["partition"],)
     shards = {name: datamodule.shards(name) for name in names if datamodule.globs[name] or len(names) == 1}
     if not shards:
@@ -59,9 +63,13 @@ def verify(config: dict[str, Any]) -> None:
     check_options(paths[0], options)
     if repair:
         prepare_repair(repair, paths, config["overwrite"])
+    manifest = OutputManifest(config["manifest"], datamodule.root, config["overwrite"])
+    manifest.check(paths)
     started = time.perf_counter()
     try:
-        summaries = read_all(shards, options, repair, jobs)
+        summaries = read_all(
+            shards, options, repair, jobs, checksum=bool(config["manifest"]), index=config["index"]
+        )
     except BrokenExecutor:
         raise ReaderError("jobs: a reading process was killed; if memory ran out, lower jobs") from None
     seconds = time.perf_counter() - started
@@ -76,14 +84,18 @@ def verify(config: dict[str, Any]) -> None:
         "gigabytes_per_second": sum(s.bytes for s in summaries.values()) / seconds / 1e9,
         "unique_ids": unique,
         "repeated_ids": len(hashes),
-        "repeated_ids_named": name_repeated(list(summaries.values()), hashes[:NAMED], options),
+        "repeated_ids_named": name_repeated(
+            list(summaries.values()), hashes[:NAMED], options, {os.fspath(path): path for path in paths}
+        ),
         "partitions": {name: s.as_json(datamodule.features) for name, s in summaries.items()},
     }
     print_results(results)
     print_damage(results)
     if json_file:
         write_json(json_file, results)
-    if not results["ok"]:
+    if results["ok"]:
+        manifest.write([entry for summary in summaries.values() for entry in summary.entries])
+    else:
         raise DataError("found damage; repair=FOLDER copies the good records to new shards")
 
 
@@ -105,11 +117,12 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def prepare_repair(folder: Path, shards: list[Path], overwrite: bool) -> None:
+def prepare_repair(folder: Path, shards: Sequence[Path | RemoteShard], overwrite: bool) -> None:
     """Create the folder. Raises ConfigError if repaired shards would end up among the data or overwrite files."""
-    names: dict[str, Path] = {}
+    names: dict[str, Path | RemoteShard] = {}
     for shard in shards:
-        for source in {shard.absolute().parent, shard.resolve().parent}:
+        own = {shard.absolute().parent, shard.resolve().parent} if isinstance(shard, Path) else set()
+        for source in own:
             if folder.resolve().is_relative_to(source):
                 raise ConfigError(
                     f"repair: expected a folder outside the dataset's, found {folder} in {source}"
@@ -132,13 +145,15 @@ def prepare_repair(folder: Path, shards: list[Path], overwrite: bool) -> None:
 
 
 def read_all(
-    shards: dict[str, list[Path]],
+    shards: dict[str, list[Path] | list[RemoteShard]],
     options: dict[str, Any],
     repair: Path | None,
     jobs: int,
+    **also: bool,
 ) -> dict[str, Summary]:
-    """A summary per partition, with a progress bar over the bytes of each."""
-    reports = check_shards([path for paths in shards.values() for path in paths], options, repair, jobs)
+    """A summary per partition, with a progress bar over the bytes of each; `also` as `check_shards` takes it."""
+    paths_of_all = [path for paths in shards.values() for path in paths]
+    reports = check_shards(paths_of_all, options, repair, jobs, **also)
     columns = (
         "{task.description}",
         BarColumn(),
@@ -152,7 +167,7 @@ def read_all(
         Progress(*columns, "{task.fields[damaged]}", console=Console(stderr=True)) as progress,
     ):
         for (name, paths), summary in zip(shards.items(), summaries.values(), strict=True):
-            size = sum(path.stat().st_size for path in paths)
+            size = sum(map(size_of, paths))
             task = progress.add_task(name, total=size, damaged="")
             for report in islice(reports, len(paths)):
                 summary.add(report)

@@ -1,0 +1,77 @@
+"""The sampler of shards that lie elsewhere: `BatchSampler`'s order, made window by window."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from yt8m.datamodules.sampler import BatchSampler
+
+
+class StreamingSampler(BatchSampler):
+    """`BatchSampler` that holds one window of the order at a time; its batches are the same, bit for bit.
+
+    Its memory does not grow with the dataset. An epoch over shards that nobody has counted starts when those of its
+    first window have arrived; such a sampler has no length.
+
+    Args:
+        shard_sizes: records to use of each shard, int64 `[S]`, negative where unknown.
+        batch_size: records per batch of one rank.
+        starts: number of each shard's first record, int64 `[S]`.
+        count: the number of records of a shard whose size is unknown; may wait for the shard.
+        arguments: as for `BatchSampler`, without `lengths`.
+    """
+
+    def __init__(
+        self,
+        shard_sizes: np.ndarray,
+        batch_size: int,
+        *,
+        starts: np.ndarray,
+        count: Callable[[int], int],
+        **arguments: Any,
+    ):
+        self.counted = bool((shard_sizes >= 0).all())
+        # One of unknown size has a record for every rank.
+        assumed = np.where(shard_sizes < 0, arguments.get("world_size", 1), shard_sizes)
+        super().__init__(assumed, batch_size, **arguments)
+        self._starts, self._sizes, self._count = starts, shard_sizes, count
+
+    def __len__(self) -> int:
+        if not self.counted:
+            raise TypeError("the number of records is unknown")
+        return super().__len__()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = self._start[1] if self.epoch == self._start[0] else 0
+        for number, batch in enumerate(self._global_batches()):
+            if number >= first:
+                yield np.array_split(batch, self.world_size)[self.rank].tolist()
+
+    def _global_batches(self) -> Iterator[np.ndarray]:
+        size = self.batch_size * self.world_size
+        rest = np.zeros(0, np.int64)
+        for window in self._windows():
+            rest = np.concatenate([rest, window])
+            # A rest too small for one record per rank joins the batch before it.
+            whole = max(len(rest) - self.world_size, 0) // size
+            yield from rest[: whole * size].reshape(-1, size)
+            rest = rest[whole * size :]
+        if len(rest) > size and len(rest) - size >= self.world_size:
+            yield rest[:size]
+            rest = rest[size:]
+        if len(rest):
+            yield rest
+
+    def _windows(self) -> Iterator[np.ndarray]:
+        """The epoch's record numbers, a window of shards at a time."""
+        rng = self._generator()
+        shards = rng.permutation(len(self._sizes)) if self.shuffle else np.arange(len(self._sizes))
+        step = self.window if self.shuffle else 1
+        for begin in range(0, len(shards), step):
+            records = []
+            for shard in shards[begin : begin + step].tolist():
+                size = int(self._sizes[shard]) if self._sizes[shard] >= 0 else self._count(shard)
+                records.append(np.arange(self._starts[shard], self._starts[shard] + size))
+            window = np.concatenate(records)
+            yield rng.permutation(window) if self.shuffle else window
