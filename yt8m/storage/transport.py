@@ -19,6 +19,9 @@ from yt8m.errors import ConfigError, FetchError, WriteError, YT8MError
 from yt8m.storage.credentials import REMEDY, holds_credentials
 
 log = logging.getLogger(__name__)
+# They tell where they found credentials, in the log of every run.
+for _name in ("aiobotocore", "botocore"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 T = TypeVar("T")
 
