@@ -9,6 +9,7 @@ from torch import Tensor
 from yt8m.build import build, class_name
 from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.datamodule import gather
+from yt8m.datamodules.parse.windows import SEGMENT_FRAMES
 from yt8m.datamodules.quantization import dequantize
 from yt8m.errors import ConfigError
 from yt8m.layers.masks import pad, valid_frames
@@ -27,11 +28,13 @@ def convert(
     quantization: tuple[float, float],
     length: int,
     transform: Transform | None,
+    mark: Tensor | None = None,
 ) -> Inputs:
     """The video vectors and padded frames of a batch, each if asked for.
 
     Features stored as uint8 become floats here, and frames past a video's end 0. The video vector of frame-level data
-    is the mean of its frames, as in the dataset's video-level records, and is transformed as one.
+    is the mean of its frames, as in the dataset's video-level records, and is transformed as one; that of a segment
+    with context is the mean of the segment's.
 
     Args:
         batch: on the device to compute on.
@@ -39,10 +42,14 @@ def convert(
         level, quantization: of the dataset.
         length: T, at least the frames of the batch's longest video.
         transform: applied to every vector; None for none.
+        mark: of segments with context, float `[D]`: added to the frames of the segment, so that a network can tell them
+            from those around; None adds nothing.
     """
     features, num_frames = batch.features, batch.num_frames
     if level == "video":
         return _transformed(features, transform), None, num_frames
+    if batch.first is not None:
+        return _with_context(batch, video, frames, length, quantization, transform, mark)
     features = _floats(features, quantization)  # [N, D]
     rows = torch.repeat_interleave(num_frames, output_size=len(features))  # [N]
     padded = means = None
@@ -55,6 +62,63 @@ def convert(
     if padded is not None and transform is not None:
         padded = transform(padded).masked_fill(~valid_frames(padded, num_frames)[..., None], 0)
     return means, padded, num_frames
+
+
+def _with_context(
+    batch: Batch,
+    video: bool,
+    frames: bool,
+    length: int,
+    quantization: tuple[float, float],
+    transform: Transform | None,
+    mark: Tensor | None,
+) -> Inputs:
+    """`convert` of segments that share the frames of their videos."""
+    first, num_frames, (begin, end) = cast(Tensor, batch.first), batch.num_frames, cast(Tensor, batch.marks).T
+    means = None
+    if video:
+        positions = torch.arange(SEGMENT_FRAMES, device=first.device)
+        segment = (first + begin)[:, None] + positions  # [B, 5]
+        own = _floats(batch.features[segment.clamp(max=len(batch.features) - 1)], quantization)
+        outside = (positions >= (end - begin)[:, None])[..., None]
+        means = _transformed(own.masked_fill(outside, 0).sum(1) / (end - begin)[:, None], transform)
+    padded = None
+    if frames:
+        positions = torch.arange(length, device=first.device)
+        index = first[:, None] + positions  # [B, T]
+        padded = _floats(batch.features[index.clamp(max=len(batch.features) - 1)], quantization)
+        padded = _transformed(padded, transform)
+        if mark is not None:
+            inside = (positions >= begin[:, None]) & (positions < end[:, None])
+            padded = padded + inside[..., None] * mark
+        padded = padded.masked_fill(~valid_frames(padded, num_frames)[..., None], 0)
+    return means, padded, num_frames
+
+
+def make_segment_mark(
+    context: int | str,
+    network: torch.nn.Module,
+    feature_sizes: Mapping[str, int],
+    objective: Mapping[str, Any],
+) -> torch.nn.Parameter | None:
+    """What marks the frames of a segment in its context, float32 `[D]`, zero at first; None without context.
+
+    Raises:
+        ConfigError: the network reads no frames, or the objective takes frames at random.
+    """
+    if not context:
+        return None
+    if not getattr(network, "needs_frames", True):
+        raise ConfigError(
+            f"dataset.context: expected a network of frames, found {type(network).__name__}, which reads the segment's "
+            "mean; set dataset.context=0, or choose another model"
+        )
+    if objective.get("frame_subsample"):
+        raise ConfigError(
+            "frame_subsample: expected null with dataset.context, because it could take none of a segment's frames; "
+            "set frame_subsample=null"
+        )
+    return torch.nn.Parameter(torch.zeros(sum(feature_sizes.values())))
 
 
 def choose_transform(transform: Any, normalize: str) -> Any:

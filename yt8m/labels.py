@@ -19,6 +19,7 @@ _INDEX = ("Index", "index")
 _NAME = ("Name", "display_name")
 _VERTICALS = ("Vertical1", "Vertical2", "Vertical3")
 _MOST_DIGITS = 6  # of an index; a larger one is a mistake in the file, and the list would fill the memory
+SEGMENT_LABEL_IDS = "segment_label_ids.csv"  # where `yt8m.download` puts it, below the dataset's root
 UNKNOWN = "(Unknown)"  # the official vocabulary's mark on classes that belong to no vertical
 
 
@@ -62,6 +63,29 @@ def read_vocabulary(path: Path) -> list[ClassInfo]:
             f"dataset.vocabulary: expected a CSV file of classes at {path}; {error}; set dataset.vocabulary"
         ) from None
     return [classes.get(index, ClassInfo.unnamed(index)) for index in range(max(classes, default=-1) + 1)]
+
+
+def read_segment_classes(path: Path, num_classes: int) -> list[int]:
+    """The classes that the 2019 segments were rated for, from `segment_label_ids.csv` (one column, `Index`).
+
+    Raises:
+        ConfigError: the file is missing or has other content.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"segment_label_ids: expected the classes of a segment submission at {path}; {error}; yt8m.download "
+            "fetches them, or set segment_label_ids"
+        ) from None
+    header, *values = lines or ("",)
+    known = all(v.isdecimal() and len(v) <= _MOST_DIGITS and int(v) < num_classes for v in values)
+    if header != "Index" or not values or not known:
+        raise ConfigError(
+            f"segment_label_ids: expected a column Index of classes 0..{num_classes - 1} in {path}, found "
+            "something else; fetch the file again"
+        )
+    return sorted({int(value) for value in values})
 
 
 def _column(path: Path, rows: "csv.DictReader[str]", names: tuple[str, ...]) -> str:

@@ -20,6 +20,8 @@ class MetricInfo(NamedTuple):
         mode: whether the best value is the highest or the lowest.
         format: how a value is printed.
         class_name: the class in `yt8m.metrics`; None for the loss, which the configuration chooses.
+        level: the only `dataset.level` that has it; None for all.
+        segment_title: name for people at `dataset.level=segment`, where another class computes it; None: as elsewhere.
     """
 
     key: str
@@ -27,6 +29,12 @@ class MetricInfo(NamedTuple):
     mode: Literal["max", "min"]
     format: str
     class_name: str | None
+    level: str | None = None
+    segment_title: str | None = None
+
+    def title_at(self, level: str | None) -> str:
+        """Name for people at a `dataset.level`."""
+        return self.segment_title or self.title if level == "segment" else self.title
 
 
 METRICS = {
@@ -35,7 +43,8 @@ METRICS = {
         MetricInfo("gap", "GAP", "max", ".4f", "GAP"),
         MetricInfo("hit1", "Hit@1", "max", ".4f", "HitAtOne"),
         MetricInfo("perr", "PERR", "max", ".4f", "PERR"),
-        MetricInfo("map", "mAP", "max", ".4f", "MAP"),
+        MetricInfo("map", "mAP", "max", ".4f", "MAP", segment_title="MAP@100,000"),
+        MetricInfo("map_top20", "mAP, top 20 of a segment", "max", ".4f", "MAP", level="segment"),
         MetricInfo("loss", "loss", "min", ".4f", None),
     )
 }

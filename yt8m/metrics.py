@@ -13,6 +13,7 @@ Updates never wait for a CUDA device. That is why NaN scores, which cannot be ra
 `compute()` and not in `update()`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -351,14 +352,27 @@ class RankedMetrics(MetricCollection):
     def update(  # type: ignore[override]  # of a module's dictionary
         self, scores: Tensor, labels: Tensor, mask: Tensor | None = None
     ) -> None:
-        super().update(rank(scores, labels, mask))
+        super().update(
+            rank(scores, labels, mask), batch=(scores, labels, mask)
+        )  # `SegmentMAP` takes the batch
 
 
-def make_metrics(prefix: str) -> RankedMetrics:
-    """All metrics of `yt8m.metric_table`, under `prefix` + key."""
-    metrics = {key: globals()[row.class_name]() for key, row in METRICS.items() if row.class_name}
+def make_metrics(
+    prefix: str, level: str = "video", segment_classes: Sequence[int] | None = None
+) -> RankedMetrics:
+    """All metrics of `yt8m.metric_table` at a `dataset.level`, under `prefix` + key.
+
+    At `segment`, `map` is the challenge's MAP@100,000, with the candidates `segment_classes` (None: all classes).
+    """
+    names = {key: row.class_name for key, row in METRICS.items() if row.level in (None, level)}
+    segments = {"map"} if level == "segment" else set()
+    metrics = {key: globals()[name]() for key, name in names.items() if name and key not in segments}
     # Metrics that add the same share their states. Left to find that out, a MetricCollection reads the states.
     groups: dict[Any, list[str]] = {}
     for key, metric in metrics.items():
         groups.setdefault((type(metric).add, metric.top_k), []).append(key)
+    if segments:
+        from yt8m.segment_map import SegmentMAP  # which is made of what is above
+
+        metrics["map"], groups["map"] = SegmentMAP(segment_classes), ["map"]
     return RankedMetrics(metrics, prefix=prefix, compute_groups=list(groups.values()))

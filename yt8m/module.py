@@ -14,7 +14,7 @@ from yt8m.checkpoint import WEIGHTS, load
 from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.quantization import RANGE
 from yt8m.errors import ConfigError, DivergedError
-from yt8m.inputs import Inputs, choose_transform, convert, make_transform, prepare
+from yt8m.inputs import Inputs, choose_transform, convert, make_segment_mark, make_transform, prepare
 from yt8m.labels import ClassInfo, Genres
 from yt8m.metric_table import PREFIX
 from yt8m.metrics import MeanLoss, make_metrics
@@ -57,6 +57,8 @@ class VideoClassifier(pl.LightningModule):
         normalize: `l2` is the earlier name of the transform `yt8m.transforms.L2`.
         quantization: (min, max) of features stored as uint8, as the dataset has it.
         level: `frame`, `segment` or `video`: what batches hold.
+        segment_classes: at level `segment`, the classes that count in MAP@100,000; None for all.
+        context: as in the dataset; with any, the frames of a segment are marked for the network (`yt8m.inputs`).
         max_frames, pad_to: T is `max_frames` where `pad_to` is `max`, else the batch's longest video.
         target: what the outputs are, `label` or `vertical` (genres, see `yt8m.genres`).
         vocabulary: name and verticals of every label of the data, where they are known.
@@ -83,6 +85,8 @@ class VideoClassifier(pl.LightningModule):
         normalize: str = "none",
         quantization: Sequence[float] = RANGE,
         level: str = "frame",
+        segment_classes: list[int] | None = None,
+        context: int | str = 0,
         max_frames: int = 300,
         pad_to: str = "longest",
         target: str = "label",
@@ -116,6 +120,7 @@ class VideoClassifier(pl.LightningModule):
                 f"dataset.level: {type(self.model).__name__} needs frames, expected level frame or segment, found "
                 "video; choose a frame-level dataset, or a model that reads video vectors, such as model=nn"
             )
+        self.segment_mark = make_segment_mark(context, self.model, feature_sizes, objective or {})
         self.transform = make_transform(transform, feature_sizes, self._trusted)
         self.genres = Genres([verticals for _, *verticals in vocabulary or ()])
         function = self._build("loss", loss) if isinstance(loss, Mapping) else loss
@@ -123,7 +128,9 @@ class VideoClassifier(pl.LightningModule):
             raise ConfigError(f"loss: expected a section or a function, found {loss!r}")
         self.loss: Callable[..., Tensor] = function
         self.objective = Objective(feature_sizes, level, **(objective or {}))
-        self.metrics = torch.nn.ModuleDict({prefix: make_metrics(f"{prefix}/") for prefix in EVALUATED})
+        self.metrics = torch.nn.ModuleDict(
+            {p: make_metrics(f"{p}/", level, segment_classes) for p in EVALUATED}
+        )
         self.mean_loss = torch.nn.ModuleDict({prefix: MeanLoss() for prefix in EVALUATED})
         self.train_loss = MeanLoss()
         self._saved_train_loss: dict[str, Any] | None = None
@@ -214,6 +221,7 @@ class VideoClassifier(pl.LightningModule):
             quantization=self.hparams.quantization,
             length=length,
             transform=self.transform,
+            mark=self.segment_mark,
         )
 
     def example(self) -> tuple[Tensor, ...]:

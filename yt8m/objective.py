@@ -54,6 +54,8 @@ class Objective:
         label_smoothing: ε. A label y becomes (1 − ε)·y + ε/C (Szegedy et al. 2016, section 7).
         stream_dropout: probability of dropping a feature of a video (`drop_streams`).
         frame_subsample: train on at most this many frames of each video (`subsample`); None takes all.
+        unrated: of segments, classes that a segment was not rated for are `ignored`, or `negative`, as in the reference
+            trainer.
         distillation: `{"temperature": T, "weight": w}`, by default 1 and 0.5.
 
     Attributes:
@@ -72,6 +74,7 @@ class Objective:
         label_smoothing: float = 0,
         stream_dropout: float = 0,
         frame_subsample: int | None = None,
+        unrated: str = "ignored",
         distillation: Mapping[str, float] | None = None,
     ):
         if mixup and level == "segment":
@@ -90,6 +93,12 @@ class Objective:
             )
         self.feature_sizes = dict(feature_sizes)
         self.mixup, self.label_smoothing = mixup, label_smoothing
+        if unrated == "negative" and level != "segment":
+            raise ConfigError(
+                f"unrated: expected ignored, found negative with dataset.level={level}, whose videos were rated for "
+                "all classes"
+            )
+        self.unrated = unrated
         self.stream_dropout, self.frame_subsample = stream_dropout, frame_subsample
         distillation = distillation or {}
         self.temperature, self.weight = distillation.get("temperature", 1), distillation.get("weight", 0.5)
@@ -101,7 +110,8 @@ class Objective:
 
     def __call__(self, classifier: "VideoClassifier", batch: Batch) -> Tensor:
         """The loss of a batch that `sample` returned, on the classifier's device; a scalar."""
-        inputs, labels, mask = classifier.inputs(batch), classifier.labels(batch), classifier.mask(batch)
+        inputs, labels = classifier.inputs(batch), classifier.labels(batch)
+        mask = classifier.mask(batch) if self.unrated == "ignored" else None
         mix = Mix.draw(len(batch), self.mixup, labels.device) if self.mixup else None
         if mix is not None:
             inputs, labels = mix.inputs(inputs), mix(labels.float())

@@ -82,6 +82,8 @@ class Dataset(_Section):
     limit_shards: Count | None = None
     limit_videos: Count | None = None
     bucket_by_length: bool | None = None
+    segments: Literal["all", "rated"] | None = None
+    context: Annotated[int, Field(ge=0, le=1_000_000)] | Literal["video"] | None = None
     predict_partition: Partition | None = None
     manifest: Text | None = None
     cache_dir: Folder | None = None
@@ -143,6 +145,7 @@ class Objective(_Section):
     label_smoothing: Share = 0
     stream_dropout: Share = 0
     frame_subsample: Count | None = None
+    unrated: Literal["ignored", "negative"] = "ignored"
     distillation: Distillation | None = None
 
 
@@ -157,6 +160,8 @@ class Classifier(_Section):
     normalize: Literal["none", "l2"]
     quantization: Limits
     level: Literal["frame", "video", "segment"]
+    segment_classes: Annotated[list[int], Field(description="a list of classes")] | None
+    context: Annotated[int, Field(ge=0, le=1_000_000)] | Literal["video"]
     max_frames: Annotated[int, Field(ge=1, le=1_000_000)]
     pad_to: Literal["longest", "max"]
     target: Literal["label", "vertical"]

@@ -160,49 +160,6 @@ def test_real_shards(shared_data, pattern, sizes, num_classes, level, id_key, la
         assert batch.label_index is None
 
 
-def segment_video(name, frames, starts, labels, scores):
-    context = {
-        "id": name,
-        "segment_start_times": starts,
-        "segment_end_times": [start + 5 for start in starts],
-        "segment_labels": labels,
-        "segment_scores": np.array(scores, np.float32),
-    }
-    return context, {
-        key: np.arange(frames * size, dtype=np.uint8).reshape(frames, size) for key, size in FRAME.items()
-    }
-
-
-def test_segments(tmp_path):
-    videos = [
-        segment_video("a", 30, [20, 5, 20, 20], [3, 4, 2, 2], [1, 0, 0, 0]),
-        segment_video("b", 13, [10, 0], [7, 8], [1, 1]),
-    ]
-    dataset = ShardDataset([write(tmp_path / "a", videos)], FRAME, CLASSES, level="segment")
-    batch = dataset.__getitems__([1, 0])
-    assert batch.ids == ["b:10", "b:0", "a:20", "a:5"]
-    assert batch.num_frames.tolist() == [3, 5, 5, 5]  # frames 13 and 14 of b are not there
-    frames = [np.hstack(list(lists.values())) for _, lists in videos]
-    expected = [frames[1][10:13], frames[1][0:5], frames[0][20:25], frames[0][5:10]]
-    np.testing.assert_array_equal(batch.features, np.vstack(expected))
-    assert batch.label_index.tolist() == [[0, 7], [1, 8], [2, 3]]
-    assert batch.label_mask.tolist() == [[0, 7], [1, 8], [2, 2], [2, 3], [3, 4]]
-    buffer = torch.empty(dataset.max_rows([1, 0]), 17, dtype=torch.uint8)
-    again = dataset.read_into([1, 0], buffer)
-    assert torch.equal(again.features, batch.features)
-    assert again.features.data_ptr() == buffer.data_ptr()
-
-
-def test_videos_without_segments_are_cut_into_segments(tmp_path, rng):
-    (video,) = videos = [records.frame_video(rng, 12, FRAME)]
-    batch = ShardDataset([write(tmp_path / "a", videos)], FRAME, CLASSES, level="segment")[0]
-    assert batch.ids == [f"{video[0]['id']}:{start}" for start in (0, 5, 10)]
-    assert batch.num_frames.tolist() == [5, 5, 2]
-    np.testing.assert_array_equal(batch.features, np.hstack([video[1][key] for key in FRAME]))
-    assert batch.label_index is None
-    assert batch.label_mask is None
-
-
 def test_labels(tmp_path, rng):
     def video(labels):
         context, lists = records.frame_video(rng, 2, FRAME)

@@ -20,6 +20,10 @@ class Batch:
     - ``label_mask``: same form, the pairs that were rated (segments), or None
     - ``errors``: one message per record that was skipped, with ``on_corrupt="skip"``
     - ``slow_records``: how many records the careful reader had to parse
+    - ``unrated``: how many records were left out because none of their segments is rated
+    - ``videos``: of segments, the record of each row by its position in the batch, int64 [B], ascending; None otherwise
+    - ``first``, ``marks``: of segments with context, which share the frames of their video: where a row's frames begin
+      in ``features``, int64 [B], and which of them are the segment, from and to (excluded), int64 [B, 2]; else None
     - ``longest``: the largest of ``num_frames``, 0 for an empty batch; a plain int, because reading it from a GPU
       would force a sync
     """
@@ -32,6 +36,10 @@ class Batch:
     errors: list[str] = field(default_factory=list)
     slow_records: int = 0
     longest: int = -1  # computed here unless given
+    unrated: int = 0
+    videos: Tensor | None = None
+    first: Tensor | None = None
+    marks: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.longest < 0:
@@ -52,4 +60,7 @@ class Batch:
             num_frames=move(self.num_frames),
             label_index=move(self.label_index),
             label_mask=move(self.label_mask),
+            videos=move(self.videos),
+            first=move(self.first),
+            marks=move(self.marks),
         )

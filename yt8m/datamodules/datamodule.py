@@ -15,15 +15,16 @@ from rich.progress import Progress
 from torch import distributed
 
 from yt8m.datamodules.batch import Batch
-from yt8m.datamodules.dataset import SEGMENT_FRAMES, ShardDataset
+from yt8m.datamodules.dataset import ShardDataset
 from yt8m.datamodules.loader import DeviceCopies, Loader
+from yt8m.datamodules.parse.windows import SEGMENT_FRAMES, Context
 from yt8m.datamodules.quantization import RANGE
 from yt8m.datamodules.sampler import BatchSampler
 from yt8m.datamodules.shards import find_shards
 from yt8m.datamodules.streaming import StreamingSampler
 from yt8m.datamodules.tfrecord import REMEDY
 from yt8m.errors import ConfigError
-from yt8m.labels import ClassInfo, genre_names, read_vocabulary
+from yt8m.labels import SEGMENT_LABEL_IDS, ClassInfo, genre_names, read_segment_classes, read_vocabulary
 from yt8m.metric_table import PARTITIONS
 from yt8m.schema import Dataset, check
 from yt8m.storage.shard import RemoteShard
@@ -58,6 +59,8 @@ class YT8MDataModule(pl.LightningDataModule):
         target: what to predict, `label` or `vertical` (the genres of the labels, from the vocabulary).
         limit_shards, limit_videos: use only the first ones of each partition; None uses all.
         bucket_by_length: train on batches of videos of similar length, which cuts padding (see `BatchSampler`).
+        segments: `rated` ones, or `all`; None: rated to train and evaluate, all to predict.
+        context: frames before and after a segment that its network sees, too, or `video` for all of them.
         seed: seed of the epochs' orders.
         predict_partition: the partition that `trainer.predict` reads.
         manifest, cache_dir, cache_limit: of a remote root, see `yt8m.storage.storage.Storage`.
@@ -91,6 +94,8 @@ class YT8MDataModule(pl.LightningDataModule):
         limit_shards: int | None = None,
         limit_videos: int | None = None,
         bucket_by_length: bool = False,
+        segments: str | None = None,
+        context: Context = 0,
         seed: int = 0,
         predict_partition: str = "test",
         manifest: str | None = None,
@@ -106,6 +111,11 @@ class YT8MDataModule(pl.LightningDataModule):
             raise ConfigError(
                 "dataset.bucket_by_length: expected frame-level data, found dataset.level=video"
             )
+        if level != "segment" and (segments or context):
+            key = "segments" if segments else "context"
+            raise ConfigError(
+                f"dataset.{key}: expected dataset.level=segment beside it, found {level}; set it"
+            )
         low, high = quantization
         if low >= high:
             raise ConfigError(f"dataset.quantization: expected [min, max], found [{low}, {high}]")
@@ -119,21 +129,24 @@ class YT8MDataModule(pl.LightningDataModule):
         self.shuffle_window, self.pad_to = shuffle_window, pad_to
         self.limit_shards, self.limit_videos = limit_shards, limit_videos
         self.bucket_by_length = bucket_by_length
+        self.segments, self.context = segments, context
         self.vocabulary, self.target = vocabulary, target
         self.read_only = False  # `prepare_data` writes nothing: for a root that only a checkpoint names
         self.predict_partition = predict_partition
         self.datasets: dict[str, ShardDataset] = {}
         self._skipped_records: set[str] = set()  # locations of skipped records, as errors name them
         self._slow_records: Counter[str] = Counter()  # by partition, of loaders that were closed
+        self._unrated: Counter[str] = Counter()  # likewise
         self._loaders: dict[str, Loader] = {}
         self._copies = DeviceCopies()
         self._resume: dict[str, Any] | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Index the shards of the stage's partitions and read some of their records. Does nothing the second time."""
+        segments = self._segments(stage)
         for partition in self._partitions(stage):
-            if partition not in self.datasets:
-                self.datasets[partition] = self._open(partition)
+            if partition not in self.datasets or self.datasets[partition].segments != segments:
+                self.datasets[partition] = self._open(partition, segments)
 
     def shards(self, partition: str) -> list[Path] | list[RemoteShard]:
         """The shards of a partition, sorted by name.
@@ -152,9 +165,13 @@ class YT8MDataModule(pl.LightningDataModule):
         return find_shards(root, pattern, f"dataset.{partition}")
 
     def read(
-        self, paths: Sequence[Path | RemoteShard], progress: Callable[[int, int], None] | None = None
+        self,
+        paths: Sequence[Path | RemoteShard],
+        progress: Callable[[int, int], None] | None = None,
+        segments: str | None = None,
+        context: Context = 0,
     ) -> ShardDataset:
-        """A dataset of these shards, configured as this data module; `progress` as `ShardDataset` takes it."""
+        """A dataset of these shards, configured as this data module; the rest as `ShardDataset` takes it."""
         return ShardDataset(
             paths,
             self.features,
@@ -166,11 +183,20 @@ class YT8MDataModule(pl.LightningDataModule):
             progress=progress,
             dtype=self.dtype,
             window=self.shuffle_window,
+            segments=segments or self.segments or "rated",
+            context=context,
         )
 
     def max_row_frames(self) -> int:
-        """The most frames that a row of a batch can have: of a video, or of a segment."""
-        return SEGMENT_FRAMES if self.level == "segment" else self.max_frames
+        """The most frames that a row of a batch can have: of a video, or of a segment with its context."""
+        if self.level != "segment" or self.context == "video":
+            return self.max_frames
+        return min(SEGMENT_FRAMES + 2 * self.context, self.max_frames)
+
+    def segment_classes(self) -> list[int] | None:
+        """At segment level the classes in `segment_label_ids.csv`; None without that file."""
+        path = self.storage.file(SEGMENT_LABEL_IDS) if self.level == "segment" else None
+        return None if path is None else read_segment_classes(path, self.num_classes)
 
     def classes(self) -> list[ClassInfo] | None:
         """The vocabulary; None if there is none, or not of these classes. Call `prepare_data` first."""
@@ -232,6 +258,7 @@ class YT8MDataModule(pl.LightningDataModule):
                 loader = self._loaders.pop(partition)
                 loader.close()
                 self._slow_records[partition] = max(self._slow_records[partition], loader.slow_records)
+                self._unrated[partition] = max(self._unrated[partition], loader.unrated)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         if not isinstance(batch, Batch):
@@ -247,6 +274,11 @@ class YT8MDataModule(pl.LightningDataModule):
         """How many records of one pass over all partitions had to be parsed one by one, over all ranks."""
         slow = self._slow_records | Counter({name: one.slow_records for name, one in self._loaders.items()})
         return sum(of_rank.total() for of_rank in gather(slow))
+
+    def unrated_videos(self) -> dict[str, int]:
+        """How many videos of each partition had no rated segment in one pass over it, over all ranks."""
+        mine = self._unrated | Counter({name: one.unrated for name, one in self._loaders.items()})
+        return dict(sum(gather(mine), Counter()))
 
     def _all_skipped_records(self) -> list[str]:
         return sorted(set().union(*gather(self._skipped_records)))
@@ -280,14 +312,24 @@ class YT8MDataModule(pl.LightningDataModule):
             return [self.predict_partition]
         return [partition for partition in _STAGES[stage] if self.globs[partition]]
 
-    def _open(self, partition: str) -> ShardDataset:
+    def _segments(self, stage: str | None) -> str:
+        """Which segments a stage reads."""
+        if stage != "predict" and self.level == "segment" and self.segments == "all":
+            raise ConfigError(
+                "dataset.segments: expected rated, because only these have labels, found all; set it for predict alone"
+            )
+        return "rated" if self.level != "segment" or stage != "predict" else self.segments or "all"
+
+    def _open(self, partition: str, segments: str) -> ShardDataset:
         paths = self.shards(partition)[: self.limit_shards]
         with Progress(console=Console(stderr=True), transient=True, disable=len(paths) < 100) as bar:
             task = bar.add_task(f"indexing {partition}", total=len(paths))
-            dataset = self.read(paths, lambda done, _: bar.update(task, completed=done))
+            dataset = self.read(
+                paths, lambda done, _: bar.update(task, completed=done), segments, self.context
+            )
         self._record_errors(dataset.errors)
         if self.on_corrupt == "raise":
-            self._preflight(dataset)
+            self._preflight(dataset, partition)
         counted = (dataset.shard_sizes >= 0).all()
         records = f"{len(dataset):,}" if counted else "an unknown number of"
         log.info("%s: %s records in %s shards", partition, records, f"{len(dataset.paths):,}")
@@ -299,19 +341,28 @@ class YT8MDataModule(pl.LightningDataModule):
             )
         return dataset
 
-    def _preflight(self, dataset: ShardDataset) -> None:
+    def _preflight(self, dataset: ShardDataset, partition: str) -> None:
         """Read records before training, so that what does not fit is reported now and not hours later."""
         numbers: Sequence[int]
+        everything = not dataset.remote and (
+            sum(os.path.getsize(path) for path in dataset.paths) <= _PREFLIGHT_BYTES
+        )
         if dataset.remote:  # one shard, because each has to come here
             numbers = dataset.remote.first_records(0, 64)
-        elif sum(os.path.getsize(path) for path in dataset.paths) <= _PREFLIGHT_BYTES:
+        elif everything:
             numbers = range(len(dataset))
         else:
             first = np.cumsum(dataset.shard_sizes) - dataset.shard_sizes
             numbers = first[dataset.shard_sizes > 0].tolist()
+        rows = 0
         for begin in range(0, len(numbers), 64):
-            dataset.__getitems__(list(numbers[begin : begin + 64]))
+            rows += len(dataset.__getitems__(list(numbers[begin : begin + 64])))
         dataset.release()
+        if not rows and everything:
+            raise ConfigError(
+                f"dataset.{partition}: expected videos with rated segments, found none among {len(dataset):,}; choose "
+                "other shards, or dataset.level=frame"
+            )
 
     def _shard_sizes(self, partition: str) -> np.ndarray:
         """Records to use of each shard, int64 `[S]`: all, or the first `limit_videos` of the partition."""

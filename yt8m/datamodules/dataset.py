@@ -12,9 +12,10 @@ from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.parse.fast import FastRows
 from yt8m.datamodules.parse.frames import FrameReader
 from yt8m.datamodules.parse.layouts import Integers
-from yt8m.datamodules.parse.records import SEGMENT_FRAMES, RecordReader, Rows
-from yt8m.datamodules.parse.segments import SegmentReader
+from yt8m.datamodules.parse.records import RecordReader, Rows
+from yt8m.datamodules.parse.segments import RatedSegmentReader, WholeVideoSegmentReader
 from yt8m.datamodules.parse.videos import VideoReader
+from yt8m.datamodules.parse.windows import SEGMENT_FRAMES, Context
 from yt8m.datamodules.remote import RemoteShards
 from yt8m.datamodules.sampler import BatchSampler
 from yt8m.datamodules.shards import Shards
@@ -33,8 +34,7 @@ class ShardDataset(torch.utils.data.Dataset[Batch]):
         features: name in the record to size, in the order of their columns: values per frame at frame and segment
             level, floats at video level.
         num_classes: labels are 0 to ``num_classes - 1``.
-        level: ``"frame"``, ``"video"``, or ``"segment"``: a row per rated five-frame segment of frame-level data, or
-            per five frames for a video without ``segment_start_times``.
+        level: ``"frame"``, ``"video"``, or ``"segment"``: a row per five-frame segment of frame-level data.
         id_key: the record's key of the video's id; 2017 and AudioSet shards use ``"video_id"``.
         max_frames: frames kept of a video.
         on_corrupt: ``"raise"`` a DataError for a record that is damaged or does not fit, or ``"skip"`` it: damage to
@@ -44,6 +44,9 @@ class ShardDataset(torch.utils.data.Dataset[Batch]):
         dtype: how frames are stored: ``"uint8"``, one byte string per frame, or ``"float32"``, a list of floats per
             frame. Video-level features are always float32.
         window: remote shards that a process keeps open at once.
+        segments: at segment level ``"rated"`` ones (a video without any has no row, and is counted in the batch), or
+            ``"all"``: frames 0 to 4, 5 to 9, …, without labels.
+        context: at segment level, frames before and after the segment that belong to its row, or ``"video"``.
 
     The frame count of a video is that of its first feature. A feature with more frames is cut to it; one with fewer
     is an error, because a missing frame has no value in uint8 (it is zero after dequantization).
@@ -62,6 +65,8 @@ class ShardDataset(torch.utils.data.Dataset[Batch]):
         progress: Callable[[int, int], None] | None = None,
         dtype: str = "uint8",
         window: int = 8,
+        segments: str = "rated",
+        context: Context = 0,
     ):
         sources = list(paths)
         self.paths = [os.fspath(path) for path in sources]
@@ -71,6 +76,7 @@ class ShardDataset(torch.utils.data.Dataset[Batch]):
         self.id_key = id_key
         self.max_frames = max_frames
         self.on_corrupt = on_corrupt
+        self.segments, self.context = segments, context
         self._check_config(dtype)
         self.feature_size = sum(self.features.values())
         #: torch dtype of a batch's features.
@@ -88,10 +94,15 @@ class ShardDataset(torch.utils.data.Dataset[Batch]):
         self._fast_reader: FrameReader | VideoReader
         if level == "video":
             self._fast_reader = VideoReader(*arguments, id_key)
+        elif level == "frame":
+            self._fast_reader = FrameReader(*arguments, id_key, max_frames, stored)
+        elif segments == "rated" and not context:
+            self._fast_reader = RatedSegmentReader(*arguments, id_key, max_frames, stored)
         else:
-            reader = FrameReader if level == "frame" else SegmentReader
-            self._fast_reader = reader(*arguments, id_key, max_frames, stored)
-        self._record_reader = RecordReader(*arguments, level, id_key, max_frames, stored)
+            self._fast_reader = WholeVideoSegmentReader(
+                *arguments, id_key, max_frames, stored, segments=segments, context=context
+            )
+        self._record_reader = RecordReader(*arguments, level, id_key, max_frames, stored, segments, context)
         #: Records per shard, int64; -1 where unknown, for remote shards.
         self.shard_sizes = self._shards.sizes
         if not self.shard_sizes.any():
@@ -118,6 +129,10 @@ class ShardDataset(torch.utils.data.Dataset[Batch]):
             raise ConfigError(f"expected dataset.level frame, video or segment, found {self.level!r}")
         if self.on_corrupt not in ("raise", "skip"):
             raise ConfigError(f"expected dataset.on_corrupt raise or skip, found {self.on_corrupt!r}")
+        if self.segments not in ("rated", "all"):
+            raise ConfigError(f"expected dataset.segments rated or all, found {self.segments!r}")
+        if self.context != "video" and self.context < 0:
+            raise ConfigError(f"expected dataset.context of 0 or more frames, or video, found {self.context}")
         if dtype not in ("uint8", "float32"):
             raise ConfigError(f"expected dataset.dtype uint8 or float32, found {dtype!r}")
         if not self.features or min(self.features.values()) < 1:
@@ -153,7 +168,8 @@ class ShardDataset(torch.utils.data.Dataset[Batch]):
             DataError: a record is damaged or does not fit, with ``on_corrupt="raise"``.
             ChangedError: a shard changed since it was indexed.
         """
-        rows = 0 if self.level == "segment" else self.max_rows(numbers)  # segments: known after parsing
+        # Of rated segments alone, the rows are known after parsing.
+        rows = 0 if isinstance(self._fast_reader, RatedSegmentReader) else self.max_rows(numbers)
         if buffer is None or len(buffer) < rows:
             buffer = torch.empty(rows, self.feature_size, dtype=self.dtype)
         read: dict[int, Rows | str] = {}  # position → rows, or error, of the records that were read carefully
@@ -167,7 +183,7 @@ class ShardDataset(torch.utils.data.Dataset[Batch]):
         if self.remote:
             errors, self.remote.errors = self.remote.errors + errors, []
         in_buffer = found.features.ctypes.data == buffer.data_ptr()
-        return Batch(
+        batch = Batch(
             found.ids,
             buffer[:size] if in_buffer else torch.from_numpy(found.features),
             torch.from_numpy(found.num_frames),
@@ -176,7 +192,16 @@ class ShardDataset(torch.utils.data.Dataset[Batch]):
             errors,
             slow_records=len(read),
             longest=int(found.num_frames.max(initial=0)),
+            unrated=found.unrated,
         )
+        if self.level == "segment":
+            batch.videos = torch.from_numpy(found.owners)
+        if found.windows is not None and found.frames is not None:
+            begins = np.cumsum(found.frames) - found.frames
+            first, _, offset, length = found.windows.T
+            batch.first = torch.from_numpy(begins[found.owners] + first)
+            batch.marks = torch.from_numpy(np.stack([offset, offset + length], axis=1))
+        return batch
 
     def max_rows(self, numbers: Sequence[int]) -> int:
         """Upper bound on the rows of features of the records ``numbers``, from their sizes alone."""
@@ -184,7 +209,7 @@ class ShardDataset(torch.utils.data.Dataset[Batch]):
             return len(numbers)
         sizes = self._shards.lookup(numbers)[2]
         frames = int(np.minimum(sizes // self._row_bytes, self.max_frames).sum())
-        return frames * (SEGMENT_FRAMES if self.level == "segment" else 1)
+        return frames * (SEGMENT_FRAMES if isinstance(self._fast_reader, RatedSegmentReader) else 1)
 
     def prefetch(self, numbers: Sequence[int]) -> None:
         """Start reading the records ``numbers`` from disk, without waiting for them."""
@@ -238,10 +263,12 @@ class ShardDataset(torch.utils.data.Dataset[Batch]):
     ) -> FastRows:
         read.clear()
         labeled: bool | None = None
+        frames = np.zeros(len(numbers), np.int64)
         for position, number in enumerate(numbers):
             found = read[position] = self._read_carefully(number, labeled)
             if not isinstance(found, str):
                 labeled = found.classes is not None
+                frames[position] = len(found.features)
         parts = [found.features for found in read.values() if not isinstance(found, str)]
         rows = sum(map(len, parts))
         if rows > len(out):
@@ -249,7 +276,10 @@ class ShardDataset(torch.utils.data.Dataset[Batch]):
         if parts:
             np.concatenate(parts, out=out[:rows])
         nothing = np.zeros(0, np.int64)
-        return FastRows(out[:rows], nothing, [], nothing, None)
+        segments = self.level == "segment"
+        pairs = Integers(nothing, nothing) if segments and self.segments == "rated" else None
+        windows = np.zeros((0, 4), np.int64) if segments and self.context else None
+        return FastRows(out[:rows], nothing, [], nothing, pairs, pairs, windows=windows, frames=frames)
 
     def _read_carefully(self, number: int, labeled: bool | None = None) -> Rows | str:
         """Rows of a record, or why it is skipped; ``labeled``: whether the records before it in the batch are."""
@@ -308,8 +338,14 @@ def _merge(fast: FastRows, read: dict[int, Rows | str]) -> FastRows:
         values = np.fromiter(chain.from_iterable(of_rows), np.int64)
         return Integers(place[np.concatenate([known.rows, rows])], np.concatenate([known.values, values]))
 
+    windows = fast.windows
+    if windows is not None:
+        more = [one for rows in careful.values() for one in rows.windows or ()]
+        windows = np.concatenate([windows, np.array(more, np.int64).reshape(-1, 4)])[order]
     return fast._replace(
         owners=owners[order],
+        windows=windows,
+        unrated=fast.unrated + sum(rows.unrated for rows in careful.values()),
         ids=[ids[row] for row in order.tolist()],
         num_frames=np.concatenate([fast.num_frames, np.array(frames, np.int64)])[order],
         labels=pairs(fast.labels, [rows.classes for rows in careful.values()]),

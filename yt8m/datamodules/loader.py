@@ -68,6 +68,8 @@ class Loader:
         self.name = name
         #: The most records of one iteration that the careful reader had to parse.
         self.slow_records = 0
+        #: The most records of one iteration that were left out because none of their segments is rated.
+        self.unrated = 0
         # A batch can have one record more than `batch_size` (see BatchSampler).
         records = batch_sampler.batch_size + 1
         if not dataset.remote:
@@ -87,11 +89,12 @@ class Loader:
             if self._readers is None:
                 self._readers = _Readers(self.dataset, self._slots, self.num_workers)
             batches = self._readers.batches(self.dataset.follow(self.batch_sampler))
-        records, slow = [0], [0]
+        records, slow, unrated = [0], [0], [0]
 
         def counted(batch: Batch) -> Batch:
             records[0] += len(batch)
             slow[0] += batch.slow_records
+            unrated[0] += batch.unrated
             return batch
 
         try:
@@ -100,6 +103,7 @@ class Loader:
         finally:
             batches.close()
             self._report_slow_records(slow[0], records[0])
+            self._report_unrated(unrated[0])
 
     def close(self) -> None:
         """Stop the readers; iterating starts new ones."""
@@ -132,6 +136,11 @@ class Loader:
                 f"{records:,}",
             )
             self.slow_records = slow
+
+    def _report_unrated(self, unrated: int) -> None:
+        if unrated > self.unrated:
+            log.info("%s: left out %s videos, of which no segment is rated", self.name, f"{unrated:,}")
+            self.unrated = unrated
 
 
 class DeviceCopies:

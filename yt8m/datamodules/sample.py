@@ -15,6 +15,7 @@ partitions have no labels; this one does, so that test metrics can be computed.
 import csv
 import json
 import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from filelock import FileLock
 from tfrecord.example_pb2 import SequenceExample
 
 from yt8m.datamodules.datamodule import YT8MDataModule
+from yt8m.datamodules.parse.windows import SEGMENT_FRAMES
 from yt8m.datamodules.tfrecord import framed
 from yt8m.errors import ConfigError, WriteError
 
@@ -42,6 +44,8 @@ DESCRIPTIONS = {
 }
 COLUMNS = ["Index", "TrainVideoCount", "KnowledgeGraphId", "Name", "WikiUrl"]
 COLUMNS += ["Vertical1", "Vertical2", "Vertical3", "WikiDescription"]
+#: Writes a sample with these parameters into a new folder.
+Write = Callable[[Path, dict[str, int]], None]
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 ID_LENGTH = 4
 
@@ -135,10 +139,24 @@ def draw_video(
     return {name: np.clip(values, 0, 255).astype(np.uint8) for name, values in frames.items()}
 
 
-def _serialize(video_id: str, labels: np.ndarray, frames: dict[str, np.ndarray]) -> bytes:
+def serialize(
+    video_id: str,
+    labels: np.ndarray,
+    frames: dict[str, np.ndarray],
+    ratings: Iterable[tuple[int, int, bool]] = (),
+) -> bytes:
+    """A frame-level record; `ratings` are (start, class, truth) of segments."""
     record = SequenceExample()
     record.context.feature["id"].bytes_list.value.append(video_id.encode())
     record.context.feature["labels"].int64_list.value.extend(labels.tolist())
+    for start, label, truth in ratings:
+        for name, number in (
+            ("start_times", start),
+            ("end_times", start + SEGMENT_FRAMES),
+            ("labels", label),
+        ):
+            record.context.feature[f"segment_{name}"].int64_list.value.append(number)
+        record.context.feature["segment_scores"].float_list.value.append(truth)
     for name, rows in frames.items():
         features = record.feature_lists.feature_list[name].feature
         for row in rows:
@@ -146,7 +164,7 @@ def _serialize(video_id: str, labels: np.ndarray, frames: dict[str, np.ndarray])
     return record.SerializeToString(deterministic=True)  # otherwise the order of map keys varies
 
 
-def _video_ids(rng: np.random.Generator, count: int) -> list[str]:
+def draw_ids(rng: np.random.Generator, count: int) -> list[str]:
     base = len(ALPHABET)
     numbers = rng.choice(base**ID_LENGTH, size=count, replace=False).tolist()
     return [
@@ -170,7 +188,7 @@ def _write_vocabulary(
 
 
 def _write(folder: Path, parameters: dict[str, int]) -> None:
-    """Write a whole sample into the new folder, the manifest last."""
+    """Write a whole sample into the new folder."""
     classes = sample_classes(parameters["num_classes"])
     # One random stream per partition: the size of one does not change the frames of another.
     shared, *streams = (
@@ -181,7 +199,7 @@ def _write(folder: Path, parameters: dict[str, int]) -> None:
         for name, size in FEATURES.items()
     }
     total = sum(parameters[f"{partition}_videos"] for partition in PARTITIONS)
-    video_ids = iter(_video_ids(shared, total))
+    video_ids = iter(draw_ids(shared, total))
     for partition, rng in zip(PARTITIONS, streams, strict=True):
         labels = draw_labels(rng, parameters[f"{partition}_videos"], classes)
         if partition == "train":
@@ -193,9 +211,7 @@ def _write(folder: Path, parameters: dict[str, int]) -> None:
                     num_frames = rng.integers(parameters["min_frames"], parameters["max_frames"] + 1)
                     indices = np.flatnonzero(row)
                     frames = draw_video(rng, num_frames, [classes[index] for index in indices], patterns)
-                    file.write(framed(_serialize(next(video_ids), indices, frames)))
-    manifest = {"format": FORMAT, "parameters": parameters, "files": _sizes(folder)}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+                    file.write(framed(serialize(next(video_ids), indices, frames)))
 
 
 def _sizes(folder: Path) -> dict[str, int]:
@@ -257,7 +273,7 @@ def _check(parameters: dict[str, int]) -> None:
         )
 
 
-def _replace(target: Path, parameters: dict[str, int]) -> None:
+def _replace(target: Path, parameters: dict[str, int], write: Write) -> None:
     """Write the sample beside `target` and swap it in; the caller holds the lock."""
     fresh, stale = (target.with_name(f".{target.name}.{state}") for state in ("fresh", "stale"))
 
@@ -268,12 +284,38 @@ def _replace(target: Path, parameters: dict[str, int]) -> None:
     clear()  # leftovers of a killed process
     try:
         fresh.mkdir()
-        _write(fresh, parameters)
+        write(fresh, parameters)
+        manifest = {"format": FORMAT, "parameters": parameters, "files": _sizes(fresh)}
+        (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         if target.exists():
             target.rename(stale)
         fresh.rename(target)
     finally:
         clear()
+
+
+def write_once(root: Path, parameters: dict[str, int], write: Write) -> Path:
+    """Let `write` fill `root`, unless it has already done so with these parameters; returns `root`.
+
+    Several processes may call this at once: one writes beside `root` and renames, the others wait, and none ever sees
+    half a sample. Raises as `write_sample` does.
+    """
+    root = Path(root)
+    try:
+        target = root.resolve()  # a symbolic link stays one
+        if _is_current(target, parameters):
+            return root
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f".{target.name}.lock")):
+            if not _is_current(target, parameters):  # another process may have written it meanwhile
+                _check_replaceable(target)
+                _replace(target, parameters, write)
+    except OSError as error:
+        raise WriteError(
+            f"dataset.root: the sample could not be written to {root} ({error.strerror or error}); free space on the "
+            "disk or choose another dataset.root"
+        ) from error
+    return root
 
 
 def write_sample(
@@ -290,8 +332,7 @@ def write_sample(
 ) -> Path:
     """Write the sample with these parameters to `root`, unless it is there already.
 
-    The content depends only on the parameters. Several processes may call this at once: one writes beside `root` and
-    renames, the others wait, and none ever sees half a sample.
+    The content depends only on the parameters. Several processes may call this at once (`write_once`).
 
     Args:
         root: folder of `train/`, `validate/`, `test/`, `vocabulary.csv` and `sample.json`.
@@ -320,22 +361,7 @@ def write_sample(
         "seed": seed,
     }
     _check(parameters)
-    root = Path(root)
-    try:
-        target = root.resolve()  # a symbolic link stays one
-        if _is_current(target, parameters):
-            return root
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(f".{target.name}.lock")):
-            if not _is_current(target, parameters):  # another process may have written it meanwhile
-                _check_replaceable(target)
-                _replace(target, parameters)
-    except OSError as error:
-        raise WriteError(
-            f"dataset.root: the sample could not be written to {root} ({error.strerror or error}); free space on the "
-            "disk or choose another dataset.root"
-        ) from error
-    return root
+    return write_once(root, parameters, _write)
 
 
 class SampleDataModule(YT8MDataModule):

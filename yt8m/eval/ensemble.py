@@ -27,8 +27,10 @@ class ScoredEnsemble(Ensemble):
 
     def __init__(self, classifiers: list[VideoClassifier], weights: list[float], prefix: str):
         super().__init__(classifiers, weights)
-        self.prefix = prefix
-        self.metrics = torch.nn.ModuleDict({prefix: make_metrics(f"{prefix}/")})
+        self.prefix, hparams = prefix, self.first.hparams
+        self.metrics = torch.nn.ModuleDict(
+            {prefix: make_metrics(f"{prefix}/", hparams.level, hparams.segment_classes)}
+        )
         self.gap_of_members = torch.nn.ModuleList(GAP() for _ in classifiers)
         self.gap_of_equal = GAP()
         self.gaps: list[float] = []

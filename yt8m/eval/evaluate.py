@@ -65,7 +65,7 @@ def evaluate(config: dict[str, Any]) -> float:
         if isinstance(module, ScoredEnsemble):
             about |= module.record(paths)
             print_members(about["members"], values, prefix)
-        record = {**values, **about, "split": config["split"], **provenance()}
+        record = {**values, **about, "split": config["split"], "level": datamodule.level, **provenance()}
         write_json(folder / "metrics.json", record)
         print_results(record, folder)
     return values[f"{prefix}/gap"]

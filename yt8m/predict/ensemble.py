@@ -15,7 +15,9 @@ from yt8m.inputs import Inputs
 from yt8m.module import VideoClassifier
 from yt8m.train.session import restore
 
-Conversion = tuple[str, bytes, str]  # a transform's arguments and values, and how frames are padded
+Conversion = tuple[
+    str, bytes, str
+]  # a transform's arguments; its and the segment mark's values; how frames are padded
 
 
 class Ensemble(pl.LightningModule):
@@ -67,6 +69,8 @@ def _conversion(classifier: VideoClassifier) -> Conversion:
     transform = classifier.transform
     values = {} if transform is None else transform.state_dict()
     content = b"".join(tensor.cpu().numpy().tobytes() for tensor in values.values())
+    mark = classifier.segment_mark
+    content += b"" if mark is None else mark.detach().cpu().numpy().tobytes()
     return repr(classifier.hparams.get("transform")), content, classifier.hparams.pad_to
 
 

@@ -6,14 +6,12 @@ A writer takes one batch of predictions at a time and keeps none. Scores in text
 import csv
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from yt8m.errors import ConfigError
 
 MAX_SEGMENTS = 100_000  # of one class in a 2019 submission
 
@@ -261,25 +259,3 @@ ENDINGS = {
     "parquet": ".parquet",
     "sqlite": ".sqlite",
 }
-
-
-def segment_classes(path: Path, num_classes: int) -> list[int]:
-    """The classes that the 2019 segments were rated for, from `segment_label_ids.csv` (one column, `Index`).
-
-    Raises:
-        ConfigError: the file is missing or has other content.
-    """
-    try:
-        lines: Iterable[str] = path.read_text(encoding="utf-8-sig").split()
-    except OSError as error:
-        raise ConfigError(
-            f"segment_label_ids: expected the classes of a segment submission at {path}; {error.strerror}; "
-            "yt8m.download fetches them, or set segment_label_ids"
-        ) from None
-    header, *values = lines or ("",)
-    if header != "Index" or not values or not all(v.isdecimal() and int(v) < num_classes for v in values):
-        raise ConfigError(
-            f"segment_label_ids: expected a column Index of classes 0..{num_classes - 1} in {path}, found "
-            "something else; fetch the file again"
-        )
-    return sorted({int(value) for value in values})

@@ -73,6 +73,14 @@ def init_from(path: Path, classifier: VideoClassifier) -> None:
     )
 
     _take_transform(path, content, classifier)
+    mark = content["state_dict"].get("segment_mark")
+    if (
+        classifier.segment_mark is not None
+        and mark is not None
+        and mark.shape == classifier.segment_mark.shape
+    ):
+        with torch.no_grad():
+            classifier.segment_mark.copy_(mark)
 
 
 def _take_transform(path: Path, content: Mapping[str, Any], classifier: VideoClassifier) -> None:

@@ -31,7 +31,7 @@ class ProgressBar(RichProgressBar):
             return
         values = trainer.callback_metrics
         metrics = "  ".join(
-            f"{metric.title} {float(values[f'val/{key}']):{metric.format}}"
+            f"{metric.title_at(pl_module.hparams.level)} {float(values[f'val/{key}']):{metric.format}}"
             for key, metric in METRICS.items()
             if f"val/{key}" in values
         )

@@ -82,7 +82,8 @@ def _metrics_table(record: dict[str, Any]) -> Table:
             values = [record.get(f"{prefix}{genre}{key}") for prefix in columns]
             if any(value is not None for value in values):
                 cells = ("" if value is None else f"{value:{metric.format}}" for value in values)
-                table.add_row(f"{metric.title}{of_genres}", *cells)
+                title = metric.title if genre else metric.title_at(record.get("level"))
+                table.add_row(f"{title}{of_genres}", *cells)
     return table
 
 

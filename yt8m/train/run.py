@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
+from pytorch_lightning.strategies import ModelParallelStrategy
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
@@ -79,6 +80,8 @@ def _train(config: dict[str, Any]) -> float:
         normalize=config["normalize"],
         quantization=list(datamodule.quantization),
         level=datamodule.level,
+        segment_classes=datamodule.segment_classes(),
+        context=datamodule.context,
         max_frames=datamodule.max_row_frames(),
         pad_to=datamodule.pad_to,
         target=datamodule.target,
@@ -106,6 +109,10 @@ def _train(config: dict[str, Any]) -> float:
         storage_stats,
     ]
     trainer = make_trainer(config, callbacks, loggers)
+    if classifier.segment_mark is not None and isinstance(trainer.strategy, ModelParallelStrategy):
+        raise ConfigError(
+            "dataset.context: expected 0 with trainer=fsdp, which shards the network alone; set trainer=ddp"
+        )
     if ckpt_path:
         content = read_checkpoint(ckpt_path)
         check_resumable(content, ckpt_path, classifier, trainer)
@@ -141,6 +148,7 @@ def _train(config: dict[str, Any]) -> float:
 
     skipped, slow_records = datamodule.skipped(), datamodule.slow_records()
     spent_on_storage = storage_stats.summary()
+    unrated = datamodule.unrated_videos()
     if trainer.is_global_zero:
         record = earlier | {
             **{key: metrics[key] for key in sorted(metrics) if key != "train/loss_step"},
@@ -161,6 +169,8 @@ def _train(config: dict[str, Any]) -> float:
             "skipped_records": sum(skipped.values()),
             "skipped": skipped,
             "slow_records": slow_records,
+            "level": datamodule.level,
+            "unrated_videos": unrated,
             **provenance(),
         }
         write_json(folder / "metrics.json", record)

@@ -65,8 +65,34 @@ def restore(
     """
     path = find_checkpoint(ckpt_path, folder)
     datamodule = restore_data(path, dataset, trusted_packages)
-    classifier = VideoClassifier.load_from_checkpoint(path, trusted_packages=trusted_packages)
+    at_level = _at_level(path, datamodule)
+    classifier = VideoClassifier.load_from_checkpoint(path, trusted_packages=trusted_packages, **at_level)
     return path, classifier, datamodule
+
+
+def _at_level(path: Path, datamodule: YT8MDataModule) -> dict[str, Any]:
+    """What a classifier has to know of a dataset whose level or context may be another than in training.
+
+    Raises:
+        ConfigError: the checkpoint's network cannot read it.
+    """
+    hparams = read_checkpoint(path)["hyper_parameters"]
+    level, context = hparams.get("level", "frame"), hparams.get("context", 0)
+    if level != datamodule.level and "video" in (level, datamodule.level):
+        raise ConfigError(
+            f"dataset.level: expected {level}, on which the network of {path} was trained, found {datamodule.level}; "
+            "only frame and segment can stand in for each other"
+        )
+    if datamodule.context == "video" and context != "video":
+        raise ConfigError(
+            f"dataset.context: expected {context} or another number of frames, found video, but the network of {path} "
+            "was not trained to tell a segment from the rest of its video; train with dataset.context=video"
+        )
+    return {
+        "level": datamodule.level,
+        "max_frames": datamodule.max_row_frames(),
+        "segment_classes": datamodule.segment_classes(),
+    }
 
 
 def restore_data(path: Path, dataset: dict[str, Any], trusted_packages: Sequence[str] = ()) -> YT8MDataModule:

@@ -81,7 +81,7 @@ def strange_label(context, lists):
 
 
 def assert_same(batch, other):
-    for name in ("ids", "errors", "longest"):
+    for name in ("ids", "errors", "longest", "unrated"):
         assert getattr(batch, name) == getattr(other, name), name
     for name in ("features", "num_frames", "label_index", "label_mask"):
         one, two = getattr(batch, name), getattr(other, name)
@@ -177,7 +177,7 @@ def test_segments_with_unusual_ratings(rng, tmp_path, monkeypatch, ratings):
         if ratings == "unequal":
             context["segment_scores"] = np.ones(2, np.float32)
         if ratings == "late start":
-            context["segment_start_times"] = [0, 1, len(lists["rgb"])]
+            context["segment_start_times"] = [0, 1, 300]
         if ratings == "overlapping":
             count = len(lists["rgb"]) - 1
             context["segment_start_times"] = list(range(count))
@@ -189,5 +189,7 @@ def test_segments_with_unusual_ratings(rng, tmp_path, monkeypatch, ratings):
     assert batch.slow_records == (0 if ratings in ("none", "no labels", "overlapping") else 1)
     expected = carefully(dataset, range(6), monkeypatch)
     assert_same(batch, expected)
-    in_buffer = batch.features.data_ptr() == buffer.data_ptr()
-    assert in_buffer == (ratings != "overlapping")  # too many rows: memory of its own
+    assert batch.unrated == (6 if ratings in ("none", "no labels") else 0)
+    if batch.ids:
+        in_buffer = batch.features.data_ptr() == buffer.data_ptr()
+        assert in_buffer == (ratings != "overlapping")  # too many rows: memory of its own

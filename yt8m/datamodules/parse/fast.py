@@ -23,6 +23,10 @@ class FastRows(NamedTuple):
         labels: (row, class) pairs, or None for unlabeled records.
         rated: the pairs that were rated, or None.
         mixed: whether some records are labeled and others are not; then the rest is meaningless.
+        windows: of segments that share frames with others, int64 [R, 4] (`Window`), counted from the video's first
+            frame in ``features``; None if every row has its own frames.
+        frames: of each record of the batch in ``features``, int64; with ``windows`` only.
+        unrated: how many records have no rated segment.
     """
 
     features: np.ndarray
@@ -32,6 +36,9 @@ class FastRows(NamedTuple):
     labels: Integers | None
     rated: Integers | None = None
     mixed: bool = False
+    windows: np.ndarray | None = None
+    frames: np.ndarray | None = None
+    unrated: int = 0
 
 
 def sound(lengths: Sequence[int], headers: bytes, footers: np.ndarray, crcs: Sequence[int]) -> np.ndarray:

@@ -13,7 +13,7 @@ import google_crc32c
 import numpy as np
 
 from yt8m.datamodules.parse.fast import CarefulRead, FastRows, sound
-from yt8m.datamodules.parse.layouts import FeatureMaps, Values
+from yt8m.datamodules.parse.layouts import FeatureMaps, Integers, Values
 from yt8m.datamodules.parse.wire import BYTES, FLOATS, lists_layout
 from yt8m.datamodules.shards import Shards
 from yt8m.datamodules.tfrecord import FOOTER, FRAMING, HEADER
@@ -125,15 +125,13 @@ class FrameReader:
             ]
             row = sum(map(len, parts))
             np.concatenate(parts, out=out[:row])
+        labels, mixed = self._labels(values)
+        return FastRows(out[:row], usual, values.ids, np.array(counts)[usual], labels, mixed=mixed)
+
+    def _labels(self, values: Values) -> tuple[Integers | None, bool]:
+        """Labels of the records, None if none has any; and whether only some of them have."""
         labeled = values.present[:, 0]
-        return FastRows(
-            out[:row],
-            usual,
-            values.ids,
-            np.array(counts)[usual],
-            values.integers[0] if labeled.any() else None,
-            mixed=bool(labeled.any() != labeled.all()),
-        )
+        return values.integers[0] if labeled.any() else None, bool(labeled.any() != labeled.all())
 
     def _scan(
         self,

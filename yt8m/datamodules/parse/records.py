@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from yt8m.datamodules.parse.windows import Context, Window, every_start, window
 from yt8m.datamodules.parse.wire import (
     BYTES,
     FLOATS,
@@ -17,8 +18,6 @@ from yt8m.datamodules.parse.wire import (
 from yt8m.datamodules.shards import RecordLocation, Shards
 from yt8m.datamodules.tfrecord import REMEDY
 from yt8m.errors import DataError
-
-SEGMENT_FRAMES = 5  # every rated segment of YouTube-8M 2019 is five frames long
 
 
 class SchemaError(Exception):
@@ -37,6 +36,8 @@ class Rows(NamedTuple):
     features: np.ndarray
     classes: list[list[int]] | None
     rated: list[list[int]] | None = None
+    windows: list[Window] | None = None
+    unrated: bool = False
 
 
 class RecordReader:
@@ -51,7 +52,10 @@ class RecordReader:
         id_key: str,
         max_frames: int,
         dtype: np.dtype,
+        segments: str = "rated",
+        context: Context = 0,
     ):
+        self._segments, self._context = segments, context
         self._shards = shards
         self._features = features
         self._num_classes = num_classes
@@ -104,55 +108,59 @@ class RecordReader:
         (name, *ratings), frames = self._parse(record, keys)
         name = self._id(name, record)
         count = self._count(frames, record)
-        starts, classes, scores = self._ratings(*ratings, count)
-        segments = {
-            start: min(start + SEGMENT_FRAMES, count) for start in starts
-        }  # unique, in the record's order
-        parts = [
-            np.concatenate([part[start:stop] for part in frames], axis=1) for start, stop in segments.items()
-        ]
-        empty = np.zeros((0, sum(self._features.values())), self._dtype)
-        features = self._finite(np.concatenate([empty, *parts]))
-        ids = [f"{name}:{start}" for start in segments]
-        num_frames = [stop - start for start, stop in segments.items()]
-        if classes is None:
-            return Rows(ids, num_frames, features, None)
-        rated: dict[int, list[int]] = {start: [] for start in segments}
-        positive: dict[int, list[int]] = {start: [] for start in segments}
-        for start, label, score in zip(starts, classes, scores, strict=True):
-            rated[start].append(label)
-            if score > 0:
-                positive[start].append(label)
-        return Rows(ids, num_frames, features, list(positive.values()), list(rated.values()))
+        ratings_of: dict[int, dict[int, bool]] = {}  # start → class → whether it is true
+        if self._segments == "all":
+            ratings_of = {start: {} for start in every_start(count)}
+        else:
+            # Of a pair that was rated twice, the last rating counts, as in the reference.
+            for start, label, good in self._ratings(*ratings):
+                ratings_of.setdefault(start, {})[label] = good
+        windows = [window(start, count, self._context) for start in ratings_of]
+        ids = [f"{name}:{start}" for start in ratings_of]
+        if self._context:
+            features = self._finite(np.concatenate([part[:count] for part in frames], axis=1))
+        else:
+            empty = np.zeros((0, sum(self._features.values())), self._dtype)
+            spans = [slice(one.first, one.first + one.count) for one in windows]
+            parts = [np.concatenate([part[span] for part in frames], axis=1) for span in spans]
+            features = self._finite(np.concatenate([empty, *parts]))
+        rows = Rows(ids, [one.count for one in windows], features, None)
+        if self._context:
+            rows = rows._replace(windows=windows)
+        if self._segments == "all":
+            return rows
+        positive = [[label for label, good in rated.items() if good] for rated in ratings_of.values()]
+        return rows._replace(
+            classes=positive, rated=[[*rated] for rated in ratings_of.values()], unrated=not ratings_of
+        )
 
     def _parse(self, record: bytes, keys: Sequence[str]) -> tuple[list[Value], list[np.ndarray | None]]:
         kind = BYTES if self._dtype == np.uint8 else FLOATS
         return parse_sequence(record, keys, tuple(self._features), kind)
 
-    def _ratings(
-        self, starts: Value, labels: Value, scores: Value, count: int
-    ) -> tuple[Sequence[int], list[int] | None, Value]:
-        """Start, class, and score of each rating in a video of ``count`` frames; no classes if it has none."""
+    def _ratings(self, starts: Value, labels: Value, scores: Value) -> list[tuple[int, int, bool]]:
+        """Start, class, and truth of each rating, in the record's order; none of a video that was not rated."""
         classes = self._classes(labels, "segment_labels")
         if starts is None and classes is None:
-            return range(0, count, SEGMENT_FRAMES), None, None
+            return []
         if not _integers(starts):
             raise SchemaError(
                 f"expected segment_start_times of integers, found {_describe(starts)}; {REMEDY}"
             )
-        if classes is not None and not (
-            isinstance(scores, np.ndarray) and len(starts) == len(classes) == len(scores)
-        ):
+        if classes is None:
+            return []
+        if not (isinstance(scores, np.ndarray) and len(starts) == len(classes) == len(scores)):
             raise SchemaError(
                 "expected segment_start_times, segment_labels and segment_scores (floats) of one length, "
                 f"found {len(starts)}, {_describe(labels)} and {_describe(scores)}; {REMEDY}"
             )
         for start in starts:
-            if not 0 <= start < count:
+            if not 0 <= start < self._max_frames:
                 raise SchemaError(
-                    f"expected segments to start in 0..{count - 1}, found one at {start}; {REMEDY}"
+                    f"expected segments to start in 0..{self._max_frames - 1}, found one at {start}; set "
+                    "dataset.max_frames"
                 )
-        return starts, classes, scores
+        return [*zip(starts, classes, (scores > 0).tolist(), strict=True)]
 
     def _id(self, value: Value, record: bytes) -> str:
         if value is None:

@@ -1,36 +1,38 @@
 """Segments of frame-level records, a batch at a time.
 
-Which frames to copy is known only after the contexts of all records were read, so that happens last; it is a small
-part of each video.
+Of rated segments alone, which frames to copy is known only after the contexts of all records were read, so that happens
+last; it is a small part of each video. All segments, and those with context, take whole videos.
 """
 
 import mmap
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from yt8m.datamodules.parse.fast import CarefulRead, FastRows
 from yt8m.datamodules.parse.frames import FrameReader, Lists
 from yt8m.datamodules.parse.layouts import FeatureMaps, Integers, Values
-from yt8m.datamodules.parse.records import SEGMENT_FRAMES
+from yt8m.datamodules.parse.windows import SEGMENT_FRAMES, Context, every_start, window
 
 _STARTS, _LABELS, _SCORES = "segment_start_times", "segment_labels", "segment_scores"
 
 
 class _Ratings(NamedTuple):
-    """Ratings of one record, in its order; without any, only the starts of consecutive segments."""
+    """Ratings of one record in its order; the starts of its segments without repeats. Both empty if it has none."""
 
-    starts: Sequence[int]
-    classes: list[int] | None = None
-    positive: list[bool] | None = None
+    starts: list[int]
+    pairs: dict[
+        tuple[int, int], bool
+    ]  # (start, class); of a pair that was rated twice, the last rating counts
 
 
-class SegmentReader(FrameReader):
-    """Reads batches of the usual frame-level records as segments; the arguments are those of `FrameReader`."""
+class RatedSegmentReader(FrameReader):
+    """Reads batches of the usual frame-level records as rated segments; the arguments are those of `FrameReader`."""
 
     def _make_contexts(self, id_key: str, num_classes: int) -> FeatureMaps:
-        return FeatureMaps(id_key, {_STARTS: self._max_frames, _LABELS: num_classes}, {_SCORES: None})
+        return _rating_maps(id_key, self._max_frames, num_classes)
 
     def _read(self, numbers: Sequence[int], out: np.ndarray, careful: CarefulRead) -> FastRows:
         """As `FrameReader._read`; if ``out`` is too small, the features get memory of their own."""
@@ -49,8 +51,7 @@ class SegmentReader(FrameReader):
 
         positions, values, contexts = self._scan(numbers, remember, read_carefully)
         usual = positions[values.places].tolist()
-        frames = [found[position][2].frames for position in usual]
-        ratings = dict(zip(usual, _ratings(values, contexts, frames), strict=True))
+        ratings = dict(zip(usual, _ratings(values, contexts), strict=True))
         names = dict(zip(usual, values.ids, strict=True))
         for position in positions.tolist():
             if ratings.get(position) is None:
@@ -64,36 +65,30 @@ class SegmentReader(FrameReader):
         owners: list[int] = []
         ids: list[str] = []
         num_frames: list[int] = []
-        labels: list[tuple[int, int]] = []
-        rated: list[tuple[int, int]] = []
-        labeled = set()
-        row = 0
+        pairs = _Pairs()
+        unrated = row = 0
         for position in range(len(numbers)):
             rating = None if position in unusual else ratings[position]
             if rating is not None:
                 data, lists, layout = found[position]
                 begin = row
-                segments = {start: min(SEGMENT_FRAMES, layout.frames - start) for start in rating.starts}
+                spans = [window(start, layout.frames, 0)[:2] for start in rating.starts]
                 for one in layout.lists:
                     if one.column is not None:
                         content = np.ndarray(one.count, one.item, data, lists + one.start)["content"]
                         row = begin
-                        for start, length in segments.items():
-                            columns[one.column][row : row + length] = content[start : start + length]
+                        for first, length in spans:
+                            columns[one.column][row : row + length] = content[first : first + length]
                             row += length
                 if out.dtype != np.uint8 and not np.isfinite(out[begin:row]).all():
                     row = begin
                     read_carefully(position)
                 else:
-                    place = dict(zip(segments, range(len(ids), len(ids) + len(segments)), strict=True))
-                    owners += [position] * len(segments)
-                    ids += [f"{names[position]}:{start}" for start in segments]
-                    num_frames += segments.values()
-                    labeled.add(rating.classes is not None)
-                    if rating.classes is not None:
-                        pairs = [(place[s], c) for s, c in zip(rating.starts, rating.classes, strict=True)]
-                        rated += pairs
-                        labels += [pair for pair, good in zip(pairs, rating.positive, strict=True) if good]
+                    pairs.add(rating, len(ids))
+                    owners += [position] * len(spans)
+                    ids += [f"{names[position]}:{start}" for start in rating.starts]
+                    num_frames += [length for _, length in spans]
+                    unrated += not spans
             if position in unusual:
                 features = unusual[position]
                 out[row : row + len(features)] = features
@@ -103,14 +98,105 @@ class SegmentReader(FrameReader):
             np.array(owners, np.int64),
             ids,
             np.array(num_frames, np.int64),
-            _integers(labels) if True in labeled else None,
-            _integers(rated) if True in labeled else None,
-            mixed=len(labeled) > 1,
+            _integers(pairs.positive),
+            _integers(pairs.rated),
+            unrated=unrated,
         )
 
 
-def _ratings(values: Values, contexts: np.ndarray, frames: list[int]) -> list[_Ratings | None]:
-    """Ratings of the records of ``values``, which have so many frames; None for one that needs the careful reader."""
+class WholeVideoSegmentReader(FrameReader):
+    """Reads batches of the usual frame-level records as segments, with all frames of their videos.
+
+    Args:
+        segments: `rated`, or `all` consecutive ones of a video, without ratings.
+        context: frames around a segment that belong to its row, too.
+        arguments: those of `FrameReader`.
+    """
+
+    def __init__(self, *arguments: Any, segments: str, context: Context):
+        self._rated, self._context = segments == "rated", context
+        super().__init__(*arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        segments = "rated" if self._rated else "all"
+        return partial(type(self), segments=segments, context=self._context), self._arguments
+
+    def _make_contexts(self, id_key: str, num_classes: int) -> FeatureMaps:
+        if self._rated:
+            return _rating_maps(id_key, self._max_frames, num_classes)
+        return FeatureMaps(id_key, {}, {})
+
+    def _scan(self, *arguments: Any) -> tuple[np.ndarray, Values, np.ndarray]:
+        positions, values, contexts = super()._scan(*arguments)
+        if self._rated:
+            ratings = _ratings(values, contexts)
+            good = [row for row, rating in enumerate(ratings) if rating is not None]
+            values = values._replace(places=values.places[good], ids=[values.ids[row] for row in good])
+            self._found = [ratings[row] for row in good]
+        return positions, values, contexts
+
+    def _labels(self, values: Values) -> tuple[Integers | None, bool]:
+        return None, False
+
+    def _read(self, numbers: Sequence[int], out: np.ndarray, careful: CarefulRead) -> FastRows:
+        frames = np.zeros(len(numbers), np.int64)
+
+        def counted(position: int) -> np.ndarray:
+            features = careful(position)
+            frames[position] = len(features)
+            return features
+
+        videos = super()._read(numbers, out, counted)
+        frames[videos.owners] = videos.num_frames
+        ids: list[str] = []
+        windows: list[tuple[int, ...]] = []
+        counts = []  # of segments
+        pairs = _Pairs()
+        for number, (name, length) in enumerate(zip(videos.ids, videos.num_frames.tolist(), strict=True)):
+            starts: Sequence[int] = every_start(length)
+            if self._rated:
+                pairs.add(self._found[number], len(ids))
+                starts = self._found[number].starts
+            counts.append(len(starts))
+            ids += [f"{name}:{start}" for start in starts]
+            windows += [window(start, length, self._context) for start in starts]
+        of_rows = np.array(windows, np.int64).reshape(-1, 4)
+        return FastRows(
+            videos.features,
+            np.repeat(videos.owners, counts),
+            ids,
+            of_rows[:, 1],
+            _integers(pairs.positive) if self._rated else None,
+            _integers(pairs.rated) if self._rated else None,
+            windows=of_rows if self._context else None,
+            frames=frames if self._context else None,
+            unrated=counts.count(0) if self._rated else 0,
+        )
+
+
+class _Pairs:
+    """The rated (row, class) pairs of a batch, and those of them that are true."""
+
+    def __init__(self) -> None:
+        self.rated: list[tuple[int, int]] = []
+        self.positive: list[tuple[int, int]] = []
+
+    def add(self, rating: _Ratings, first: int) -> None:
+        """Ratings of a record whose first row is ``first``."""
+        row_of = {start: row for row, start in enumerate(rating.starts, start=first)}
+        for (start, label), good in rating.pairs.items():
+            pair = row_of[start], label
+            self.rated.append(pair)
+            if good:
+                self.positive.append(pair)
+
+
+def _rating_maps(id_key: str, max_frames: int, num_classes: int) -> FeatureMaps:
+    return FeatureMaps(id_key, {_STARTS: max_frames, _LABELS: num_classes}, {_SCORES: None})
+
+
+def _ratings(values: Values, contexts: np.ndarray) -> list[_Ratings | None]:
+    """Ratings of the records of ``values``; None for a record that needs the careful reader."""
     number = np.arange(len(values.ids) + 1)
     starts, classes = (integers.values.tolist() for integers in values.integers)
     first_start, first_class = (
@@ -118,18 +204,17 @@ def _ratings(values: Values, contexts: np.ndarray, frames: list[int]) -> list[_R
     )
     found: list[_Ratings | None] = []
     for record, (has_starts, has_classes, has_scores) in enumerate(values.present.tolist()):
-        of_starts = starts[first_start[record] : first_start[record + 1]]
-        of_classes = classes[first_class[record] : first_class[record + 1]]
-        begin, end = values.floats[0][record].tolist()
         rating: _Ratings | None = None
-        if not has_starts and not has_classes:
-            rating = _Ratings(range(0, frames[record], SEGMENT_FRAMES))
-        elif has_starts and max(of_starts, default=0) < frames[record]:
-            if not has_classes:
-                rating = _Ratings(of_starts)
-            elif has_scores and len(of_starts) == len(of_classes) == (end - begin) // 4:
+        if not has_classes:
+            rating = _Ratings([], {})
+        elif has_starts and has_scores:
+            of_starts = starts[first_start[record] : first_start[record + 1]]
+            of_classes = classes[first_class[record] : first_class[record + 1]]
+            begin, end = values.floats[0][record].tolist()
+            if len(of_starts) == len(of_classes) == (end - begin) // 4:
                 scores = np.frombuffer(contexts[begin:end].tobytes(), "<f4")
-                rating = _Ratings(of_starts, of_classes, (scores > 0).tolist())
+                pairs = dict(zip(zip(of_starts, of_classes, strict=True), (scores > 0).tolist(), strict=True))
+                rating = _Ratings([*dict.fromkeys(of_starts)], pairs)
         found.append(rating)
     return found
 
