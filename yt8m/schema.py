@@ -218,8 +218,22 @@ class Predict(_Section):
     overwrite: bool
     top_k: Count
     segment_label_ids: Text
+    combine: Literal["segment", "video", "product", "mean"]
+    video_ckpt_path: Checkpoints | None
     dataset: Dataset
     trainer: Trainer
+
+
+class Score(_Section):
+    submission: (
+        Annotated[str, Field(min_length=1)]
+        | Annotated[list[Text], Field(min_length=1, description="CSV files")]
+    )
+    labels: Glob
+    id_key: Text
+    strict: bool
+    json_: Text | None = Field(alias="json")
+    overwrite: bool
 
 
 class Verify(_Section):
@@ -283,6 +297,7 @@ COMMANDS: dict[str, type[_Section]] = {
     "train": Train,
     "eval": Eval,
     "predict": Predict,
+    "score": Score,
     "verify": Verify,
     "explore": Explore,
     "report": Report,

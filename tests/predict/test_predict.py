@@ -20,7 +20,7 @@ from tfrecord.reader import tfrecord_iterator
 from tests.datamodules.records import write_shard
 from tests.training import run_command
 from yt8m.predict import writers
-from yt8m.predict.writers import Predictions, SegmentsWriter
+from yt8m.predict.writers import Predictions
 
 CPU = ("trainer=cpu", "dataset.batch_size=7")
 
@@ -370,18 +370,6 @@ def test_segments_are_written_by_class_for_the_rated_classes(predict, checkpoint
         ranked = [of_class[segment] for segment in found]
         assert ranked == sorted(ranked, reverse=True)
         assert all(segment.split(":")[1].isdecimal() for segment in found)
-
-
-def test_a_class_has_no_more_segments_than_allowed_and_the_database_goes(tmp_path, monkeypatch):
-    monkeypatch.setattr(writers, "MAX_SEGMENTS", 2)
-    writer = SegmentsWriter(tmp_path / "s.csv", [], [])
-    classes = np.array([[1, 2], [1, 2], [2, 1]])
-    scores = np.array([[0.9, 0.5], [0.7, 0.6], [0.8, 0.8]], dtype=np.float32)
-    none = np.empty((3, 0))
-    writer.write(Predictions(["a:0", "b:0", "c:5"], classes, scores, none, none))
-    writer.close()
-    assert (tmp_path / "s.csv").read_text() == "Class,Segments\n1,a:0 c:5\n2,c:5 b:0\n"
-    assert [path.name for path in tmp_path.iterdir()] == ["s.csv"]
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """What a dataset returns: a batch of videos, ragged."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -64,3 +65,17 @@ class Batch:
             first=move(self.first),
             marks=move(self.marks),
         )
+
+    def split(self, rows: int) -> Iterator["Batch"]:
+        """The rows of a batch of segments with context, a few at a time, without labels; all share the features."""
+        first, marks = cast(Tensor, self.first), cast(Tensor, self.marks)
+        for begin in range(0, len(self), rows):
+            part = slice(begin, begin + rows)
+            yield Batch(
+                self.ids[part],
+                self.features,
+                self.num_frames[part],
+                longest=self.longest,
+                first=first[part],
+                marks=marks[part],
+            )

@@ -43,7 +43,13 @@ class Ensemble(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """Probabilities, float32 `[B, C]`; None for an empty batch."""
-        return self.mean(self.scores(batch)) if len(batch) else None
+        if not len(batch):
+            return None
+        if batch.first is None:
+            return self.mean(self.scores(batch))
+        # With context, a batch's rows have several times the frames of its videos.
+        rows = max(len(batch.features) // batch.longest, 1)
+        return torch.cat([self.mean(self.scores(part)) for part in batch.split(rows)])
 
     def mean(self, scores: Iterable[Tensor]) -> Tensor:
         """The weighted mean of the classifiers' probabilities, one `[B, C]` for each."""
@@ -104,7 +110,7 @@ def check_same_task(
         path, first_path: their checkpoints, for the message.
         setting: the configuration's key that names the first checkpoint, for the message.
     """
-    for key in ("num_classes", "target", "level", "feature_sizes", "max_frames", "quantization"):
+    for key in ("num_classes", "target", "level", "feature_sizes", "max_frames", "context", "quantization"):
         expected, found = first.hparams[key], classifier.hparams[key]
         # The order of the features is the order of their columns.
         if expected != found or (key == "feature_sizes" and list(expected) != list(found)):

@@ -3,10 +3,11 @@
 import os
 import signal
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
@@ -31,10 +32,10 @@ class OutputFile(Callback):
 
     Args:
         path: the final name.
-        make: the writer of the format.
+        make: makes the writer of the format, of a path, class names, and genre names.
         top_k: classes per video.
         overwrite: whether to replace a file that appeared at `path` in the meantime.
-        only: the classes to choose from; None for all.
+        every: write the scores of all these classes, not of the best; None: of the best.
 
     Raises:
         ConfigError: the disk is full, a file appeared at `path`, or a score is NaN.
@@ -43,14 +44,14 @@ class OutputFile(Callback):
     def __init__(
         self,
         path: Path,
-        make: type[Writer],
+        make: Callable[[Path, list[str], list[str]], Writer],
         top_k: int,
         *,
         overwrite: bool = False,
-        only: list[int] | None = None,
+        every: list[int] | None = None,
     ):
         self.path, self.part = path, path.with_name(path.name + ".part")
-        self.make, self.top_k, self.overwrite, self.only = make, top_k, overwrite, only
+        self.make, self.top_k, self.overwrite, self.every = make, top_k, overwrite, every
         self.count = 0
         self._writer: Writer | None = None  # on rank 0, while there is something to write
 
@@ -115,18 +116,23 @@ class OutputFile(Callback):
             ) from error
 
     def _best(self, scores: Tensor, ids: list[str], classifier: VideoClassifier) -> Predictions:
+        if self.every is not None:
+            chosen = scores[:, torch.tensor(self.every, device=scores.device)]
+            _refuse_nan(chosen)
+            nothing = np.empty((len(ids), 0), np.int64)
+            return Predictions(ids, nothing, chosen.cpu().numpy(), nothing, nothing)
         genre_scores = classifier.genre_scores(scores)
         genres = top_classes(genre_scores, min(TOP_GENRES, genre_scores.shape[1]))
-        if self.only is None:
-            classes = top_classes(scores, min(self.top_k, scores.shape[1]))
-        else:
-            only = torch.tensor(self.only, device=scores.device)
-            classes = only[top_classes(scores[:, only], min(self.top_k, len(only)))]
+        classes = top_classes(scores, min(self.top_k, scores.shape[1]))
         best = scores.gather(1, classes)
-        if best.isnan().any():  # NaN ranks above all numbers
-            raise ConfigError("ckpt_path: expected probabilities, found NaN; look for a diverged training")
+        _refuse_nan(best)  # NaN ranks above all numbers
         tensors = classes, best, genres, genre_scores.gather(1, genres)
         return Predictions(ids, *(tensor.cpu().numpy() for tensor in tensors))
+
+
+def _refuse_nan(scores: Tensor) -> None:
+    if scores.isnan().any():
+        raise ConfigError("ckpt_path: expected probabilities, found NaN; look for a diverged training")
 
 
 def _gather(own: Predictions | None, trainer: pl.Trainer) -> list[Predictions | None]:

@@ -1,14 +1,19 @@
 """Prediction: from checkpoints and shards to a file."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from yt8m.errors import ConfigError, require
 from yt8m.files import write_json
+from yt8m.labels import read_segment_classes
+from yt8m.predict.combine import Combined, video_classifiers
 from yt8m.predict.ensemble import Ensemble, normalized_weights, restore_all
 from yt8m.predict.output import OutputFile
+from yt8m.predict.segments import SegmentsWriter
 from yt8m.predict.weights import fit_weights
-from yt8m.predict.writers import ENDINGS, WRITERS, SegmentsWriter, segment_classes
+from yt8m.predict.writers import ENDINGS, WRITERS, Writer
 from yt8m.train.session import lightning_session, make_trainer
 
 
@@ -35,16 +40,23 @@ def predict(config: dict[str, Any]) -> None:
     paths, classifiers, datamodule = restore_all(config, Path(config["output_dir"]), dataset)
     first = classifiers[0]
 
-    make, only = WRITERS[config["format"]], None
-    if first.hparams.level == "segment" and config["format"] == "csv":
+    make: Callable[..., Writer] = WRITERS[config["format"]]
+    every = None
+    if datamodule.level == "segment" and config["format"] == "csv":
         name = config["segment_label_ids"]
         labels = datamodule.storage.file(name) or Path(str(datamodule.root), name)
-        make, only = SegmentsWriter, segment_classes(labels, first.hparams.num_classes)
-    writer = OutputFile(output, make, config["top_k"], overwrite=config["overwrite"], only=only)
+        every = read_segment_classes(labels, first.hparams.num_classes)
+        make = partial(SegmentsWriter, classes=every)
+    writer = OutputFile(output, make, config["top_k"], overwrite=config["overwrite"], every=every)
+    videos = video_classifiers(config, paths, datamodule)
     record: dict[str, Any] = {"ckpt_path": [*map(str, paths)], "weights": weights}
     if fitted:
         record |= fit_weights(config, paths, classifiers)
     trainer = make_trainer(config, [writer], [])
-    trainer.predict(Ensemble(classifiers, record["weights"]), datamodule, return_predictions=False)
+    ensemble = Ensemble(classifiers, record["weights"])
+    if videos:
+        weights = record["weights"] if config["video_ckpt_path"] is None else [1 / len(videos)] * len(videos)
+        ensemble = Combined(ensemble, Ensemble(videos, weights), config["combine"])
+    trainer.predict(ensemble, datamodule, return_predictions=False)
     if fitted and trainer.is_global_zero:
         write_json(fitted, record)

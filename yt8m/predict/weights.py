@@ -135,6 +135,8 @@ def fit_weights(
     """
     limit = min(config["dataset"]["limit_videos"] or FIT_VIDEOS, FIT_VIDEOS)
     dataset = config["dataset"] | {"predict_partition": config["fit_on"], "limit_videos": limit}
+    if classifiers[0].hparams.level == "segment":
+        dataset["segments"] = "rated"  # the others have no labels
     datamodule = restore_data(paths[0], dataset, config["trusted_packages"])
     fit = WeightFit(classifiers, [1 / len(paths)] * len(paths))
     make_trainer(config, [], []).predict(fit, datamodule, return_predictions=False)

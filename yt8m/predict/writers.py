@@ -1,4 +1,4 @@
-"""Prediction files: Kaggle's CSV, names and scores, JSON lines, Parquet, SQLite, and the CSV of Kaggle's 2019 contest.
+"""Prediction files: Kaggle's CSV, names and scores, JSON lines, Parquet, SQLite; that of segments is in `segments`.
 
 A writer takes one batch of predictions at a time and keeps none. Scores in text have six significant digits.
 """
@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-MAX_SEGMENTS = 100_000  # of one class in a 2019 submission
 
 
 @dataclass
@@ -197,51 +195,6 @@ class SQLiteWriter(Writer):
     def close(self) -> None:
         self.file.execute("CREATE INDEX predictions_by_id ON predictions (id)")
         self.file.execute("COMMIT")
-        self.file.close()
-
-
-class SegmentsWriter(Writer):
-    """The CSV of the 2019 challenge: `class,id:start id:start …` by falling score, 100,000 per class at most.
-
-    The file is by class, the predictions come by segment: a temporary database beside the file sorts them on disk.
-    """
-
-    def __init__(self, path: Path, names: list[str], genres: list[str]):
-        super().__init__(path, names, genres)
-        self.pairs_path = path.with_name(path.name + ".pairs")
-        self.pairs_path.unlink(missing_ok=True)
-        self.pairs = sqlite3.connect(self.pairs_path, isolation_level=None)
-        # A temporary database needs no protection against a crash.
-        self.pairs.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN")
-        self.pairs.execute("CREATE TABLE pairs (class INTEGER, score REAL, segment TEXT)")
-
-    def write(self, predictions: Predictions) -> None:
-        self.pairs.executemany(
-            "INSERT INTO pairs VALUES (?, ?, ?)",
-            (
-                (c, s, segment)
-                for segment, classes, scores, _, _ in predictions
-                for c, s in zip(classes, scores, strict=True)
-            ),
-        )
-
-    def close(self) -> None:
-        self.file.write("Class,Segments\n")
-        ranked = self.pairs.execute("SELECT class, segment FROM pairs ORDER BY class, score DESC, rowid")
-        current, count = None, 0
-        for index, segment in ranked:
-            if index != current:
-                self.file.write(f"\n{index},{segment}" if current is not None else f"{index},{segment}")
-                current, count = index, 1
-            elif count < MAX_SEGMENTS:
-                self.file.write(f" {segment}")
-                count += 1
-        self.file.write("\n" if current is not None else "")
-        self.abandon()
-
-    def abandon(self) -> None:
-        self.pairs.close()
-        self.pairs_path.unlink(missing_ok=True)
         self.file.close()
 
 

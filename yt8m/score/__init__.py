@@ -1,0 +1,1 @@
+"""Score a submission: `python -m yt8m.score submission=FILE.csv labels=GLOB`."""
