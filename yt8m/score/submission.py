@@ -39,7 +39,7 @@ class Result:
     aps: dict[int, float] = field(default_factory=dict)
     without_positives: list[int] = field(default_factory=list)
     missing: list[int] | int = field(default_factory=list)
-    mistakes: Counter[str] = field(default_factory=Counter)
+    mistakes: dict[str, int] = field(default_factory=dict)
 
 
 class _Lines:
@@ -134,7 +134,7 @@ def score_segments(path: Path, ratings: Ratings, strict: bool) -> Result:
             hits = np.array([rated[segment] for segment in segments if segment in rated], bool)
             precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
             result.aps[label] = float(precision[hits].sum()) / min(positives[label], K)
-    result.lines, result.mistakes = len(classes), lines.mistakes
+    result.lines, result.mistakes = len(classes), dict(lines.mistakes)
     result.missing = [label for label in positives if label not in classes]
     result.aps |= dict.fromkeys(result.missing, 0.0)
     result.value = sum(result.aps.values()) / len(result.aps) if result.aps else math.nan
@@ -198,7 +198,7 @@ def score_videos(path: Path, labels: Mapping[str, frozenset[int]], strict: bool)
             for label, score in _pairs(lines, rest.split()):
                 scores.append(score)
                 hits.append(label in labels[video])
-    result.lines, result.listed, result.mistakes = len(videos), len(scores), lines.mistakes
+    result.lines, result.listed, result.mistakes = len(videos), len(scores), dict(lines.mistakes)
     result.missing = len(labels) - len(videos)
     positives = torch.tensor([sum(map(len, labels.values()))])
     result.value = (
