@@ -78,6 +78,8 @@ def _at_level(path: Path, datamodule: YT8MDataModule) -> dict[str, Any]:
     """
     hparams = read_checkpoint(path)["hyper_parameters"]
     level, context = hparams.get("level", "frame"), hparams.get("context", 0)
+    if level == datamodule.level != "segment":
+        return {}
     if level != datamodule.level and "video" in (level, datamodule.level):
         raise ConfigError(
             f"dataset.level: expected {level}, on which the network of {path} was trained, found {datamodule.level}; "
