@@ -19,6 +19,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from yt8m.metrics import average_precision
+from yt8m.ranking import Ranking
 
 MAX_SEGMENTS = 100_000  # K
 _STATES = {"scores": torch.float32, "classes": torch.int32, "hits": torch.bool}
@@ -61,7 +62,18 @@ class SegmentMAP(Metric):
         self.add_state("rows", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self._clear()
 
-    def update(self, scores: Tensor, labels: Tensor, mask: Tensor | None = None) -> None:
+    def update(
+        self,
+        scores: Tensor | Ranking,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+        batch: tuple[Tensor, Tensor, Tensor | None] | None = None,
+    ) -> None:
+        """Add scores, labels and mask; or those in `batch`, beside a ranking that other metrics share."""
+        if batch is not None:
+            scores, labels, mask = batch
+        assert isinstance(scores, Tensor)
+        assert labels is not None
         rated = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask > 0
         hits = (labels > 0) & rated
         positives = hits.sum(0)
@@ -174,6 +186,6 @@ class SegmentMAP(Metric):
 
 
 def _from_rank(rank: Tensor) -> Tensor:
-    """The float32 of each int64 that sorts as floats do: the inverse of the metrics' `_rank`."""
+    """The float32 of each int64 that sorts as floats do: negative ones in reverse."""
     bits = rank.int()
     return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).view(torch.float32)
