@@ -7,16 +7,20 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch import distributed
 
+from yt8m.train.checkpoint import AtomicCheckpointIO
+
 
 class Checkpoint(ModelCheckpoint):
-    """Lightning's `ModelCheckpoint`, with two changes.
+    """Lightning's `ModelCheckpoint`, with three changes.
 
     A checkpoint due after an epoch's last batch is saved after that epoch's validation: from one saved between the
     two, Lightning would skip the validation and resume with the next epoch. And `best` keeps what the best
-    checkpoint was chosen by: `{"epoch": counted from 1, "metrics": {"val/gap": …}}`; None before the first.
+    checkpoint was chosen by: `{"epoch": counted from 1, "metrics": {"val/gap": …}}`; None before the first. And where
+    `best` was saved a moment ago, `last` becomes a further name (a hard link) of its file, which is serialized once.
     """
 
     best: dict[str, Any] | None = None
+    _validations = 0
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "best": self.best}
@@ -33,7 +37,29 @@ class Checkpoint(ModelCheckpoint):
                 "epoch": trainer.current_epoch + 1,
                 "metrics": {name: value for name, value in metrics.items() if name.startswith("val/")},
             }
+        files = trainer.strategy.checkpoint_io
+        if not isinstance(files, AtomicCheckpointIO):
+            super()._save_checkpoint(trainer, filepath)
+            return
+        epochs = trainer.fit_loop.epoch_progress.current.processed
+        moment = (trainer.global_step, epochs, self._validations, self.save_weights_only)
+        # A file that was written before this callback found a new best does not say so.
+        if not self.monitor and files.latest and files.latest[0] == moment and files.latest[1] != filepath:
+            if trainer.is_global_zero:
+                files.link(files.latest[1], filepath)
+            self._last_global_step_saved, self._last_checkpoint_saved = trainer.global_step, filepath
+            return
         super()._save_checkpoint(trainer, filepath)
+        files.latest = moment, filepath
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validations += 1
+        super().on_validation_end(trainer, pl_module)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        # Before the loggers end, which may upload the file.
+        if isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO):
+            trainer.strategy.checkpoint_io.finish()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any) -> None:
         if not trainer.is_last_batch:

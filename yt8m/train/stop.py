@@ -15,6 +15,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from yt8m.errors import DivergedError
+from yt8m.train.checkpoint import AtomicCheckpointIO
 from yt8m.train.ranks import Vote
 
 
@@ -128,6 +129,9 @@ class StopOnDivergence(Callback):
 
 
 def _last_good(trainer: pl.Trainer) -> str:
+    files = getattr(trainer.strategy, "checkpoint_io", None) if hasattr(trainer, "strategy") else None
+    if isinstance(files, AtomicCheckpointIO):
+        files.finish()
     folders = {
         Path(c.dirpath) for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.dirpath
     }
