@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from tests.datamodules import records
+from yt8m.datamodules.buffers import SLOTS
 from yt8m.datamodules.datamodule import YT8MDataModule
-from yt8m.datamodules.loader import SLOTS
 from yt8m.errors import ConfigError, DataError, WriteError
 
 SIZES = {"rgb": 6, "audio": 3}
@@ -164,14 +164,15 @@ def test_a_huge_batch_size_takes_no_more_than_the_data(root):
 
 
 def test_buffers_that_do_not_fit_end_in_one_line(root, monkeypatch):
-    from yt8m.datamodules import loader
+    from yt8m.datamodules import buffers
 
     def refuse(*_):
         raise OSError(12, "Cannot allocate memory")
 
     module = make(root)
     module.setup("fit")
-    monkeypatch.setattr(loader, "_Memory", refuse)
+    monkeypatch.setattr(buffers, "POOL", buffers.Pool())
+    monkeypatch.setattr(buffers, "Memory", refuse)
     says = rf"dataset\.batch_size: expected buffers that fit into memory, found {SLOTS} of 0\.0 GB .*lower dataset"
     with pytest.raises(ConfigError, match=says):
         module.train_dataloader()

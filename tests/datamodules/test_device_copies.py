@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from yt8m.datamodules import loader
+from yt8m.datamodules import buffers
 from yt8m.datamodules.batch import Batch
-from yt8m.datamodules.loader import DeviceCopies
+from yt8m.datamodules.loader import DeviceCopies, Loader
+from yt8m.datamodules.sampler import BatchSampler
 
 CUDA = torch.device("cuda")
 
@@ -96,7 +97,7 @@ def cudart(monkeypatch):
 
 
 def test_locked_memory_is_unlocked_before_it_is_freed(cudart):
-    memory = loader._Memory(-1, 8192)
+    memory = buffers.Memory(-1, 8192)
     assert memory.pin()
     address = np.frombuffer(memory, np.uint8).ctypes.data
     kept = np.ndarray(8192, np.uint8, memory)  # a batch that outlives its loader
@@ -119,8 +120,10 @@ def test_a_driver_that_refuses_is_reported_once_and_nothing_is_unlocked(cudart, 
         raise RuntimeError("the error that the driver kept")
 
     monkeypatch.setattr(torch, "ones", kernel)
-    slots = object.__new__(loader._Slots)
-    slots.memory = [[loader._Memory(-1, mmap.PAGESIZE) for _ in range(loader.SLOTS)] for _ in range(2)]
+    slots = object.__new__(buffers.Slots)
+    slots.memory = [
+        [(buffers.Memory(-1, mmap.PAGESIZE), None) for _ in range(buffers.SLOTS)] for _ in range(2)
+    ]
     with caplog.at_level(logging.WARNING):
         slots.pin()
     (record,) = caplog.records
@@ -131,3 +134,74 @@ def test_a_driver_that_refuses_is_reported_once_and_nothing_is_unlocked(cudart, 
     del slots
     gc.collect()
     assert [call[0] for call in cudart.calls] == ["register"]
+
+
+def test_buffers_stay_locked_from_one_loader_to_the_next(cudart, monkeypatch, caplog):
+    """Every address is registered once, and unregistered once, however many loaders used it."""
+    monkeypatch.setattr(buffers, "POOL", buffers.Pool())
+    dataset = SimpleNamespace(feature_size=8, dtype=torch.uint8)
+
+    def registered():
+        return [call[1] for call in cudart.calls if call[0] == "register"]
+
+    slots = buffers.Slots(2, 1024, dataset)
+    slots.pin()
+    first = registered()
+    assert len(set(first)) == 2 * buffers.SLOTS
+    kept = slots.lend(0, slots.free[0].popleft())[3:5]  # a view of a batch outlives its loader
+    kept[:] = 7
+    del slots
+    gc.collect()
+    later = buffers.Slots(2, 1024, dataset)
+    later.pin()
+    assert len(registered()) == len(first) + 1  # in place of the one that is still in use
+    for reader in range(2):
+        for slot in range(buffers.SLOTS):
+            later.array(reader, slot)[:] = 9
+    assert (kept == 7).all()
+    del kept, later
+    gc.collect()
+    cudart.cudaHostUnregister = lambda address: cudart.calls.append(("unregister", address)) or 4
+    with caplog.at_level(logging.WARNING):
+        buffers.POOL.clear()
+        gc.collect()
+    freed = [call[1] for call in cudart.calls if call[0] == "unregister"]
+    assert sorted(freed) == sorted(registered())
+    assert "could not unlock" in caplog.text
+    assert "CUDA error 4" in caplog.text
+
+
+def test_a_buffer_of_another_size_replaces_an_idle_one():
+    pool = buffers.Pool()
+    memory, whole = pool.take(4096)
+    del whole
+    again, whole = pool.take(4096)
+    assert again is memory
+    del whole
+    other, _ = pool.take(8192)
+    assert other is not memory
+    assert memory not in pool._idle
+
+
+class Zeros:
+    """A data set of two records."""
+
+    level, feature_size, dtype, max_frames = "video", 8, torch.uint8, 1
+
+    def __len__(self):
+        return 2
+
+    def prefetch(self, numbers):
+        pass
+
+    def read_into(self, numbers, buffer):
+        return Batch(["a"] * len(numbers), buffer[: len(numbers)], torch.ones(len(numbers)))
+
+
+def test_without_readers_buffers_are_locked_too(cudart, monkeypatch):
+    monkeypatch.setattr(buffers, "POOL", buffers.Pool())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    loader = Loader(Zeros(), BatchSampler(np.array([2]), 1, shuffle=False, seed=0), 0)
+    for _ in range(2):
+        assert len(list(loader)) == 2
+    assert [call[0] for call in cudart.calls] == ["register"] * buffers.SLOTS

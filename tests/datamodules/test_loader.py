@@ -17,8 +17,9 @@ import pytest
 import torch
 
 from yt8m.datamodules import tfrecord
+from yt8m.datamodules.buffers import SLOTS
 from yt8m.datamodules.dataset import ShardDataset
-from yt8m.datamodules.loader import SLOTS, Loader
+from yt8m.datamodules.loader import Loader
 from yt8m.datamodules.sample import write_sample
 from yt8m.datamodules.sampler import BatchSampler
 from yt8m.errors import DataError, ReaderError

@@ -10,16 +10,13 @@ reader has slots gets copies. The shared memory has no name, and readers exit wh
 left behind however the processes end.
 """
 
-import contextlib
 import copyreg
 import io
 import logging
-import mmap
 import multiprocessing
 import pickle
 import signal
 import traceback
-import weakref
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from itertools import count
@@ -27,20 +24,16 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from yt8m.datamodules.batch import Batch
+from yt8m.datamodules.buffers import SLOTS, Slots
 from yt8m.datamodules.dataset import ShardDataset
 from yt8m.datamodules.sampler import BatchSampler
-from yt8m.errors import ChangedError, ConfigError, ReaderError, YT8MError
+from yt8m.errors import ChangedError, ReaderError, YT8MError
 
 log = logging.getLogger(__name__)
-
-SLOTS = (
-    4  # per reader: one being filled, one ready, and two with the consumer, which uses one and prefetches one
-)
 
 _IDLE = 5.0  # seconds without a task, after which a reader releases its shards
 
@@ -75,7 +68,7 @@ class Loader:
         if not dataset.remote:
             records = min(records, max(len(dataset), 1))
         rows = records * (1 if dataset.level == "video" else dataset.max_frames)
-        self._slots = _Slots(max(num_workers, 1), rows, dataset)
+        self._slots = Slots(max(num_workers, 1), rows, dataset)
         self._readers: _Readers | None = None
 
     def __len__(self) -> int:
@@ -84,6 +77,8 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         # A generator, so that an iterator that is created and dropped starts nothing.
         if self.num_workers == 0:
+            if torch.cuda.is_available():
+                self._slots.pin()
             batches = self._batches_read_here()
         else:
             if self._readers is None:
@@ -165,72 +160,10 @@ class DeviceCopies:
         return moved
 
 
-class _Memory(mmap.mmap):
-    """Anonymous memory shared with forked processes, page-locked for a GPU on request."""
-
-    _address = 0  # while it is registered with CUDA
-
-    def pin(self) -> bool:
-        """Lock the pages, so that the GPU copies from them directly; False if the driver refuses."""
-        address = np.frombuffer(self, np.uint8).ctypes.data
-        try:
-            torch.cuda.check_error(int(torch.cuda.cudart().cudaHostRegister(address, len(self), 0)))
-        except RuntimeError as error:
-            log.warning(
-                "could not page-lock %s MB for copies to the GPU (%s); they will be slower. Raise `ulimit -l`, or "
-                "lower dataset.batch_size or dataset.num_workers",
-                f"{len(self) / 1e6:,.0f}",
-                error,
-            )
-            # CUDA also keeps the error for the next kernel launch to report: let that be this one.
-            with contextlib.suppress(RuntimeError):
-                torch.ones(1, device="cuda")
-            return False
-        self._address = address
-        return True
-
-    def __del__(self) -> None:
-        # Runs before the mapping is freed. Otherwise CUDA would take later memory at this address for locked.
-        if self._address:
-            with contextlib.suppress(Exception):  # the driver may have shut down before this, at exit
-                torch.cuda.cudart().cudaHostUnregister(self._address)
-
-
-class _Slots:
-    """Shared buffers `[rows, D]`, `SLOTS` for each reader, and which of them are free."""
-
-    def __init__(self, readers: int, rows: int, dataset: ShardDataset):
-        self.rows, self.columns = rows, dataset.feature_size
-        self.dtype = torch.empty(0, dtype=dataset.dtype).numpy().dtype
-        size = rows * self.columns * self.dtype.itemsize
-        try:
-            # Pages are allocated when they are first written.
-            self.memory = [[_Memory(-1, size) for _ in range(SLOTS)] for _ in range(readers)]
-        except (OSError, OverflowError) as error:
-            raise ConfigError(
-                f"dataset.batch_size: expected buffers that fit into memory, found {readers * SLOTS} of "
-                f"{size / 1e9:,.1f} GB ({error}); lower dataset.batch_size or dataset.num_workers"
-            ) from None
-        self.free = [deque(range(SLOTS)) for _ in range(readers)]
-
-    def lend(self, reader: int, slot: int) -> Tensor:
-        """The buffer of a slot, which becomes free when the tensor and all views of it are gone."""
-        array = self.array(reader, slot)
-        weakref.finalize(array, self.free[reader].append, slot).atexit = False
-        return torch.from_numpy(array)
-
-    def array(self, reader: int, slot: int) -> np.ndarray:
-        return np.ndarray((self.rows, self.columns), self.dtype, self.memory[reader][slot])
-
-    def pin(self) -> None:
-        """Page-lock the buffers, up to the first that the driver refuses."""
-        all(memory.pin() for memories in self.memory for memory in memories)
-
-
 class _Readers:
     """The processes; reader i % N reads batch i of an iteration."""
 
-    def __init__(self, dataset: ShardDataset, slots: _Slots, number: int):
+    def __init__(self, dataset: ShardDataset, slots: Slots, number: int):
         # Forked, so that they start at once and share the index. They never touch CUDA.
         context = multiprocessing.get_context("fork")
         pipes = [context.Pipe() for _ in range(number)]
@@ -359,7 +292,7 @@ def _dumps(reply: Any) -> bytes:
 
 
 def _serve(
-    pipe: Connection, parents: list[Connection], dataset: ShardDataset, slots: _Slots, reader: int
+    pipe: Connection, parents: list[Connection], dataset: ShardDataset, slots: Slots, reader: int
 ) -> None:
     """Reader main loop."""
     # A forked process inherits none of the parent's OpenMP threads and would wait for them forever.
