@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from yt8m.train import results
 from yt8m.train.results import git_commit, print_results
@@ -66,8 +67,6 @@ def test_a_piped_table_cuts_neither_paths_nor_columns(tmp_path, capsys, monkeypa
 def test_gpu_stats_are_those_of_the_runs_device(monkeypatch):
     """The current CUDA device is per thread, so the sampling thread needs the run's device."""
     pynvml = pytest.importorskip("pynvml")
-    import torch
-
     from yt8m.train.stats import _gpu_handle
 
     class Properties:
@@ -79,3 +78,57 @@ def test_gpu_stats_are_those_of_the_runs_device(monkeypatch):
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda uuid: uuid)
     assert _gpu_handle(torch.device("cuda", 3)) == "GPU-uuid-of-cuda:3"
     assert _gpu_handle(torch.device("cpu")) is None
+
+
+def test_where_time_went_adds_up(monkeypatch):
+    """A clock that only the parts of a training move, and a checkpoint after a step and after a validation."""
+    from types import SimpleNamespace
+
+    from yt8m.train import stats
+    from yt8m.train.stats import RunStats
+
+    now = [100.0]
+    monkeypatch.setattr(stats.time, "perf_counter", lambda: now[0])
+    files = SimpleNamespace(blocked_seconds=5.0)  # of an earlier fit
+    trainer = SimpleNamespace(
+        strategy=SimpleNamespace(checkpoint_io=files, root_device=torch.device("cpu")),
+        state=SimpleNamespace(fn="fit"),
+        world_size=1,
+        global_step=1,
+        log_every_n_steps=10,
+        is_last_batch=False,
+    )
+
+    def passes(seconds, *, saving=False):
+        now[0] += seconds
+        files.blocked_seconds += seconds if saving else 0.0
+
+    run = RunStats()
+    run.spent["input_seconds"] = 1000.0  # before a resume
+    monkeypatch.setattr(run, "_log_curves", lambda trainer: None)
+    run._blocked = files.blocked_seconds
+    run.on_train_start(trainer, None)
+    for step in range(3):
+        passes(0.5)
+        run.on_train_batch_start(trainer, None, None, step)
+        passes(2.0)
+        run.on_train_batch_end(trainer, None, None, range(4), step)
+        if step == 0:
+            passes(7.0, saving=True)
+    run.on_validation_start(trainer, None)
+    passes(11.0)
+    run.on_validation_end(trainer, None)
+    passes(13.0, saving=True)
+    run.on_train_epoch_start(trainer, None)
+    passes(0.25)
+    run.on_train_batch_start(trainer, None, None, 0)
+    resumed = RunStats()
+    run._thread = None
+    resumed.load_state_dict(run.state_dict())
+    expected = {
+        "input_seconds": 1001.75,
+        "step_seconds": 6,
+        "validation_seconds": 11,
+        "checkpoint_seconds": 20,
+    }
+    assert {key: resumed.summary()[key] for key in expected} == expected

@@ -69,9 +69,16 @@ MACHINE = (
     Column("Videos/s", "videos_per_second", ",.0f"),
     Column("Seconds", "seconds", ",.0f"),
 )
+TIME = (
+    Column("Input wait", "input_seconds", ",.0f", "s"),
+    Column("Steps", "step_seconds", ",.0f", "s"),
+    Column("Validation", "validation_seconds", ",.0f", "s"),
+    Column("Checkpoints", "checkpoint_seconds", ",.0f", "s"),
+)
 CAPTION = (
     "Loss and scores are those of best.ckpt on the validation data and, where marked “Test”, on the test data. Hit@1 "
-    "is the share of videos whose top class is correct. GPU and CPU use are means over training; memory is its peak."
+    "is the share of videos whose top class is correct. GPU and CPU use are means over training; memory is its peak. "
+    "Input wait and checkpoints are the seconds for which they kept training waiting."
 )
 
 
@@ -102,7 +109,7 @@ class Leaderboard:
         for run in others:
             run.reason = run.reason or f"metrics.json has no {clean(metric)}"
         first = () if metric in {column.key for column in VALIDATION + TEST} else (_metric_column(metric),)
-        groups = (first + VALIDATION, TEST, SETTINGS, MACHINE)
+        groups = (first + VALIDATION, TEST, SETTINGS, MACHINE, TIME)
         used = (
             tuple(c for c in group if any(run.number(c.key) is not None for run in ranked))
             for group in groups

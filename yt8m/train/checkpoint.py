@@ -40,9 +40,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self._pending: list[Future[None]] = []
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        self.finish()
         began = time.perf_counter()
         try:
-            self.finish()
             sizes: list[int] = []
             apply_to_collection(checkpoint, Tensor, lambda tensor: sizes.append(tensor.nbytes))
             if sum(sizes) > psutil.virtual_memory().available / 2:
@@ -67,9 +67,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def finish(self) -> None:
         """Wait until all is written. Raises ConfigError."""
+        began = time.perf_counter()
         pending, self._pending = self._pending, []
-        for one in pending:
-            one.result()
+        try:
+            for one in pending:
+                one.result()
+        finally:
+            self.blocked_seconds += time.perf_counter() - began
 
     def teardown(self) -> None:
         if self._writer is not None:

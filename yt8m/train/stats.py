@@ -1,4 +1,4 @@
-"""What a run costs: time, videos per second, load of the machine."""
+"""What a run costs: time and where it went, videos per second, load of the machine."""
 
 import contextlib
 import threading
@@ -10,9 +10,18 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from yt8m.train.checkpoint import AtomicCheckpointIO
+
+#: Where a fit's time goes; the rest is start-up, hooks, and loggers.
+PHASES = ("input_seconds", "step_seconds", "validation_seconds", "checkpoint_seconds")
+
 
 class RunStats(Callback):
     """Seconds, videos per second, and the machine's load, sampled in a thread.
+
+    `input_seconds` is the time between two steps in which the next batch was waited for, and copied to the device;
+    `step_seconds` that of the steps, on a GPU as the host sees it; `checkpoint_seconds` the time for which saving
+    kept training waiting. The clock is the host's, so that measuring forces no sync.
 
     Videos per second counts training steps only, on all ranks, without validation. CPU is in percent of the whole
     machine; memory is the resident GiB of this process and its readers; GPU is the percent of time in which kernels
@@ -24,6 +33,8 @@ class RunStats(Callback):
     def __init__(self) -> None:
         self.seconds = self.train_seconds = 0.0
         self.videos = 0
+        self.spent = dict.fromkeys(PHASES, 0.0)
+        self._blocked = 0.0  # seconds of checkpoints that `spent` has
         self._samples: dict[str, list[float]] = {}  # name: [sum, count, peak]
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -37,12 +48,14 @@ class RunStats(Callback):
             "seconds": self.elapsed(),
             "train_seconds": self.train_seconds,
             "videos": self.videos,
+            "spent": dict(self.spent),
             "samples": self._samples,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds, self.train_seconds = state_dict["seconds"], state_dict["train_seconds"]
         self.videos = state_dict["videos"]
+        self.spent |= state_dict.get("spent", {})
         self._samples = {name: list(sums) for name, sums in state_dict["samples"].items()}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -54,16 +67,24 @@ class RunStats(Callback):
         self._thread.start()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._mark = time.perf_counter()  # a resumed epoch has no start of its own
+        self._mark = self._waiting = time.perf_counter()  # a resumed epoch has no start of its own
+        self._add_checkpoints(trainer)
 
     on_train_epoch_start = on_train_start
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._step_began = time.perf_counter()
+        # Checkpoints of the step before were written after this callback's turn.
+        waited = self._step_began - self._waiting - self._add_checkpoints(trainer)
+        self.spent["input_seconds"] += max(waited, 0.0)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.perf_counter()
         self.train_seconds += now - self._mark
-        self._mark = now
+        self.spent["step_seconds"] += now - self._step_began
+        self._mark = self._waiting = now
         self.videos += len(batch) * trainer.world_size
         if trainer.global_step % trainer.log_every_n_steps == 0 or trainer.is_last_batch:
             self._log_curves(trainer)
@@ -72,8 +93,20 @@ class RunStats(Callback):
         if trainer.state.fn == "fit":
             self._log_curves(trainer)
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validation_began = time.perf_counter()
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._mark = time.perf_counter()
+        self._mark = self._waiting = time.perf_counter()
+        if trainer.state.fn == "fit":
+            self.spent["validation_seconds"] += self._mark - self._validation_began
+            self._add_checkpoints(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        files = trainer.strategy.checkpoint_io
+        if isinstance(files, AtomicCheckpointIO):
+            files.finish()
+        self._add_checkpoints(trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._end()
@@ -95,6 +128,7 @@ class RunStats(Callback):
         stats: dict[str, float | None] = {
             "seconds": round(self.seconds, 3),
             "videos_per_second": self.videos / self.train_seconds if self.train_seconds else None,
+            **{name: round(seconds, 3) for name, seconds in self.spent.items()},
         }
         for name in ("cpu_percent", "memory_gib", "gpu_percent", "gpu_memory_gib"):
             total, count, peak = self._samples.get(name, (0.0, 0, 0.0))
@@ -107,9 +141,17 @@ class RunStats(Callback):
             "seconds": self.elapsed(),
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "videos_per_second": self.videos / self.train_seconds if self.train_seconds else 0.0,
+            **self.spent,
         }
         # CPU tensors, to avoid a host-to-device copy.
         self.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in curves.items()})
+
+    def _add_checkpoints(self, trainer: pl.Trainer) -> float:
+        """Add the seconds that checkpoints took since the last call, and return them."""
+        blocked = getattr(trainer.strategy.checkpoint_io, "blocked_seconds", 0.0)
+        new, self._blocked = blocked - self._blocked, blocked
+        self.spent["checkpoint_seconds"] += new
+        return float(new)
 
     def _sample_forever(self, device: torch.device) -> None:
         psutil.cpu_percent()  # The first call only starts the clock.
