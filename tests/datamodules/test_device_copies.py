@@ -186,7 +186,7 @@ def test_a_buffer_of_another_size_replaces_an_idle_one():
 class Zeros:
     """A data set of two records."""
 
-    level, feature_size, dtype, max_frames = "video", 8, torch.uint8, 1
+    level, feature_size, dtype, max_frames, remote = "video", 8, torch.uint8, 1, None
 
     def __len__(self):
         return 2
