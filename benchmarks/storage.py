@@ -83,6 +83,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--megabytes", type=int, default=600)
+    parser.add_argument("--shard-megabytes", type=int, default=25)
     parser.add_argument("--repeats", type=int, default=3)
     add_option(parser)
     arguments = parser.parse_args()
@@ -90,7 +91,7 @@ def main() -> None:
         work, local = Path(name), Path(name, "local")
         os.environ.update(environment(url), YT8M_CACHE_DIR=str(work / "user"))
         local.mkdir()
-        paths = write_shards(local, "frame", arguments.megabytes)
+        paths = write_shards(local, "frame", arguments.megabytes, arguments.shard_megabytes)
         size = sum(path.stat().st_size for path in paths)
         root, manifest = f"s3://{BUCKET}/shards", work / "manifest.csv"
         fs = transport.filesystem(root)

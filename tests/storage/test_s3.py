@@ -11,7 +11,7 @@ from tests.storage.conftest import Bucket
 from yt8m.datamodules.datamodule import YT8MDataModule
 from yt8m.datamodules.sample import write_sample
 from yt8m.datamodules.tfrecord import index, sidecar_of
-from yt8m.errors import ChangedError, ConfigError, DataError, FetchError
+from yt8m.errors import ChangedError, ConfigError, DataError, FetchError, WriteError
 from yt8m.storage import shard as shard_module
 from yt8m.storage import transport, usage
 from yt8m.storage.shard import RemoteShard
@@ -242,3 +242,17 @@ def test_roots_that_cannot_be_used(bucket: Bucket, sample: Path, monkeypatch: py
     transport.forget(bucket.root)
     with pytest.raises(ConfigError, match="expected credentials in the environment, found none"):
         open_data(bucket.root).shards("train")
+
+
+def test_uploads_are_retried_and_whole(bucket: Bucket, sample: Path):
+    faults = iter(["503 SlowDown", "reset"])
+    bucket.proxy.fault = lambda method, path, range_: next(faults, "") if method == "PUT" else ""
+    transport.upload(sample / FIRST, f"{bucket.root}/{FIRST}")
+    assert transport.read(f"{bucket.root}/{FIRST}") == (sample / FIRST).read_bytes()
+    bucket.proxy.fault = lambda method, path, range_: "403 AccessDenied" if method == "PUT" else ""
+    for write in (
+        lambda: transport.upload(sample / FIRST, f"{bucket.root}/other"),
+        lambda: transport.write(f"{bucket.root}/other", b"x"),
+    ):
+        with pytest.raises(WriteError, match=f"{bucket.root}/other: could not write, access denied"):
+            write()

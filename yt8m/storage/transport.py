@@ -211,6 +211,30 @@ def write(address: str, content: bytes) -> None:
         raise WriteError(text) from None
 
 
+def upload(path: str | os.PathLike[str], address: str) -> None:
+    """Copy a local file, such as a new shard, to an address; the object is there whole or not at all.
+
+    Raises:
+        ConfigError: the address cannot be used, or there are no credentials.
+        WriteError: the object could not be written.
+    """
+    size = os.path.getsize(path)
+
+    def action(fs: Any) -> None:
+        fs.put_file(os.fspath(path), address)
+        if (found := fs.info(address).get("size")) not in (None, size):
+            raise ShortReadError(f"expected {size} bytes at the end, found {found}")
+
+    check_address(address, "output")
+    try:
+        call(address, "write", action)
+    except (FetchError, OSError, NotImplementedError) as error:
+        text = (
+            str(error) if isinstance(error, FetchError) else f"{address}: could not write ({reason(error)})"
+        )
+        raise WriteError(text) from None
+
+
 def read_range(address: str, start: int, end: int, check: Callable[[], None]) -> bytes:
     """The bytes [start, end) of an object.
 
