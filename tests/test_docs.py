@@ -297,3 +297,17 @@ def test_the_readmes_commands_run(mirror):
             run(command, mirror)
     assert json.loads(Path("RUN/metrics.json").read_text())["epochs"] == 2
     assert list(Path("outputs/eval").glob("*/classes.csv"))
+
+
+@pytest.mark.slow
+def test_the_made_up_segments_are_found_by_fine_tuning_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("YT8M_CACHE_DIR", str(tmp_path / "cache"))
+    page = (ROOT / "docs" / "segments.md").read_text(encoding="utf-8")
+    (tmp_path / "part.md").write_text(page.partition("## On made-up data")[2])
+    for command in commands(tmp_path / "part.md"):
+        added = ["json=scores.json"] if command.name == "score" else ["trainer=cpu", "dataset.num_workers=0"]
+        run_command(command.name, *command.arguments, *added)
+    scores = {one["submission"]: one["map_100000"] for one in json.loads(Path("scores.json").read_text())}
+    assert scores["video.csv"] < 0.5 < 0.75 < scores["product.csv"]
+    assert scores["frame.csv"] + 0.3 < scores["segment.csv"]
