@@ -29,16 +29,20 @@ const seen = {
 
 
 def open_page(
-    page: Path, profile: Path, *options: str, dark: bool = False
+    page: Path | str, profile: Path, *options: str, dark: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """Load a page; `stdout` is its document, `stderr` has its console."""
+    """Load a file or a URL; `stdout` is its document, `stderr` has its console."""
     assert CHROMIUM
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
     command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     command += [f"--user-data-dir={profile}", "--enable-logging=stderr", "--dump-dom"]
     command += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--virtual-time-budget=20000"]
     return subprocess.run(
-        [*command, *options, page.as_uri()], capture_output=True, text=True, check=True, timeout=60
+        [*command, *options, page if isinstance(page, str) else page.as_uri()],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
 
 

@@ -90,6 +90,8 @@ def test_types_and_ranges_are_checked_for_every_command(capsys, tmp_path):
         ),
         "eval": "split=train dataset.batch_size=0 ckpt_path=[a]",
         "predict": "top_k=0 format=xml weights=[0] overwrite=3",
+        "export": "precision=x reads=x split=x output=",
+        "demo": "port=-1 upload_mb=0 upload_seconds=x split=x weights=",
         "verify": "jobs=0 partition=x json=3",
         "explore": "top_classes=1 limit_videos=0 seed=x",
         "report": "metric=3 classes=x runs=[]",
@@ -98,6 +100,8 @@ def test_types_and_ranges_are_checked_for_every_command(capsys, tmp_path):
     needed = {
         "eval": ["ckpt_path=x"],
         "predict": ["ckpt_path=x"],
+        "export": ["ckpt_path=x"],
+        "demo": ["ckpt_path=x"],
         "report": ["runs=[x]"],
         "download": ["partition=2/frame/train"],
     }

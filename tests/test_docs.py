@@ -118,7 +118,18 @@ def test_commands_compose(command):
 def test_every_page_has_commands_to_check():
     assert {command.page for command in ALL} >= {"README.md", "guide.md", "models.md", "clusters.md"}
     guided = {command.name for command in commands(GUIDE)}
-    assert guided == {"download", "verify", "explore", "train", "agent", "report", "eval", "predict"}
+    assert guided == {
+        "download",
+        "verify",
+        "explore",
+        "train",
+        "agent",
+        "report",
+        "eval",
+        "predict",
+        "export",
+        "demo",
+    }
 
 
 @every_page
@@ -246,6 +257,7 @@ def run(command: Command, mirror: Mirror) -> None:
         ],
         "eval": ["trainer=cpu"],
         "predict": ["trainer=cpu"],
+        "export": ["dataset.num_workers=0"],
         "report": [],
     }[command.name]
     if "hparams_search=optuna" in command.arguments:
@@ -256,7 +268,7 @@ def run(command: Command, mirror: Mirror) -> None:
 @pytest.mark.slow
 def test_the_guide_leads_from_nothing_to_a_submission(mirror):
     for command in commands(GUIDE):
-        if command.name != "agent" and command.is_installed():
+        if command.name not in ("agent", "demo") and command.is_installed():
             run(command, mirror)
 
     fetched = sorted(path.name for path in Path("data/yt8m/2/frame").rglob("*.tfrecord"))
@@ -293,7 +305,7 @@ def test_the_readmes_commands_run(mirror):
     for command in commands(ROOT / "README.md"):
         if "ckpt_path=last" in command.arguments:
             command = command._replace(arguments=(*began, *command.arguments))
-        if command.name != "agent" and command.is_installed():
+        if command.name not in ("agent", "demo") and command.is_installed():
             run(command, mirror)
     assert json.loads(Path("RUN/metrics.json").read_text())["epochs"] == 2
     assert list(Path("outputs/eval").glob("*/classes.csv"))

@@ -56,6 +56,11 @@ PACKAGES = {
     "pyarrow": "parquet",
     "av": "extract",
     "pandas": "pandas",
+    "starlette": "demo",
+    "uvicorn": "demo",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "export",
 }
 
 

@@ -236,6 +236,28 @@ class Score(_Section):
     overwrite: bool
 
 
+class Export(_Section):
+    trusted_packages: Packages = []
+    ckpt_path: Checkpoint
+    output: Text
+    precision: Literal["fp32", "fp16", "int8"]
+    reads: Literal["frames", "video"] | None
+    split: Partition | None
+    overwrite: bool
+    dataset: Dataset
+
+
+class Demo(_Section):
+    trusted_packages: Packages = []
+    ckpt_path: Checkpoint
+    split: Partition
+    weights: Folder | None
+    upload_mb: Annotated[float, Field(gt=0, description="a number of megabytes above 0")]
+    upload_seconds: Annotated[float, Field(gt=0, description="a number of seconds above 0")]
+    port: Annotated[int, Field(ge=0, le=65_535)]
+    dataset: Dataset
+
+
 class Verify(_Section):
     trusted_packages: Packages = []
     partition: Literal["train", "validate", "test", "all"]
@@ -298,6 +320,8 @@ COMMANDS: dict[str, type[_Section]] = {
     "eval": Eval,
     "predict": Predict,
     "score": Score,
+    "export": Export,
+    "demo": Demo,
     "verify": Verify,
     "explore": Explore,
     "report": Report,

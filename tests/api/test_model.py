@@ -10,7 +10,7 @@ import torch
 
 import yt8m
 from yt8m.datamodules.quantization import dequantize
-from yt8m.errors import ConfigError
+from yt8m.errors import ConfigError, DataError
 
 TEST = "test/*.tfrecord"
 
@@ -171,3 +171,24 @@ def test_importing_stays_light():
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         yt8m.lod  # noqa: B018
     assert all(getattr(yt8m, name).__doc__ for name in yt8m.__all__)
+
+
+def test_a_video_file(model, tmp_path):
+    """Through real decoding and narrow networks with random weights."""
+    pytest.importorskip("av")
+    from tests.video.files import write_weights
+    from tests.video.videos import encode
+    from yt8m.video.extractor import FeatureExtractor
+
+    folder = write_weights(tmp_path / "weights")
+    file = encode(tmp_path / "my.mp4", [0, 1, 2], sound=3.0)
+    array = FeatureExtractor.load(folder, device="cpu")(file).array
+    found = model.predict(file, weights=folder)
+    assert found.id == "my.mp4"
+    np.testing.assert_allclose(found.scores, model.predict(array).scores, atol=1e-6)
+    assert len(model.timeline(model.extract(file, folder), seconds=2).starts) == 2
+    (tmp_path / "no.mp4").write_text("no video")
+    with pytest.raises(DataError, match=r"no\.mp4"):
+        model.predict(tmp_path / "no.mp4", weights=folder)
+    with pytest.raises(ConfigError, match="expected a video file beside weights, found ndarray"):
+        model.predict(array, weights=folder)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from yt8m.api.predictions import Prediction, Predictions, Timeline
-from yt8m.api.records import Record, shard_paths
+from yt8m.api.records import Record, shard_paths, video_record
 from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.dataset import ShardDataset
 from yt8m.datamodules.quantization import dequantize
@@ -171,13 +171,7 @@ class Model:
         found = self._extractors[folder](
             os.path.expanduser(video), max_frames=self.module.hparams["max_frames"]
         )
-        # Video-level records name their features mean_rgb and mean_audio.
-        names = {name: name.removeprefix("mean_") for name in self.feature_sizes}
-        if missing := [name for name in names.values() if name not in found.frames]:
-            raise ConfigError(
-                f"weights: expected networks for {', '.join(names.values())}, found none for {missing[0]} in {folder}"
-            )
-        return Record(os.path.basename(video), {name: found.frames[key] for name, key in names.items()}, None)
+        return video_record(found, self.feature_sizes, os.path.basename(video))
 
     def scores(self, videos: Iterable[Video], *, batch_size: int = 64) -> np.ndarray:
         """The probability of each class, float32 `[B, C]`, of a list of videos, as `predict` takes them."""

@@ -2,10 +2,10 @@
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -15,6 +15,9 @@ from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.dataset import ShardDataset
 from yt8m.datamodules.tfrecord import File, scan
 from yt8m.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from yt8m.video.extractor import VideoFeatures
 
 _AT_A_TIME = 64  # records read together
 _ID_KEYS = ("id", "video_id")
@@ -175,6 +178,25 @@ def shard_paths(path: str | os.PathLike[str], key: str) -> list[Path]:
             f"{key}: expected a shard, a folder of .tfrecord files or a glob, found none at {pattern}"
         )
     return paths
+
+
+def video_record(found: "VideoFeatures", feature_sizes: Mapping[str, int], name: str) -> Record:
+    """The features of a video file, under the names that a model has for them, without labels.
+
+    Args:
+        found: from `yt8m.video`.
+        feature_sizes: the model's; video-level records name their features mean_rgb and mean_audio.
+        name: the record's id.
+
+    Raises:
+        ConfigError: a feature of the model was not extracted.
+    """
+    names = {feature: feature.removeprefix("mean_") for feature in feature_sizes}
+    if missing := [short for short in names.values() if short not in found.frames]:
+        raise ConfigError(
+            f"weights: expected networks for {', '.join(names.values())}, found none for {missing[0]}; add its weights"
+        )
+    return Record(name, {feature: found.frames[short] for feature, short in names.items()}, None)
 
 
 def _layout(paths: Sequence[Path], skip: bool) -> tuple[str, dict[str, int], str, str]:

@@ -20,7 +20,9 @@ def reverse_valid(x: Tensor, num_frames: Tensor) -> Tensor:
     Applying it twice gives `x` back.
     """
     time = torch.arange(x.shape[1], device=x.device)
-    mirrored = (num_frames[:, None] - 1 - time) % x.shape[1]  # [B, T]; padding wraps around
+    mirrored = num_frames[:, None] - 1 - time  # [B, T]; negative in padding, which wraps around
+    # Not `mirrored % T`, which torch's exporter to ONNX cannot translate for a T that varies.
+    mirrored = mirrored.where(mirrored >= 0, mirrored + x.shape[1])
     return x.gather(1, mirrored[..., None].expand_as(x))
 
 

@@ -55,8 +55,8 @@ def dash(rank: int) -> str:
     return "dashed" if HUES < rank <= 2 * HUES else "solid"
 
 
-def line_chart(lines: Sequence[Line], x_label: str, y_label: str) -> Chart:
-    """Lines of the best runs on common axes; the best is on top."""
+def line_chart(lines: Sequence[Line], x_label: str, y_label: str, named: str = "run") -> Chart:
+    """Lines of the best runs, or of what else is `named`, on common axes; the best is on top."""
     drawn = [line for line in lines if line.points and line.rank <= MOST_LINES][::-1]
     thinned = [_thinned(line.points) for line in drawn]
     chart = _figure(x_label, y_label)
@@ -86,7 +86,7 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str) -> Chart:
         HoverTool(
             renderers=[renderer],
             tooltips=[
-                ("run", "#@rank @label"),
+                (named, "#@rank @label"),
                 ("curve", "@series"),
                 (y_label, "$snap_y{0.0000}"),
                 (x_label, "$snap_x{0.[0]a}"),

@@ -1,0 +1,1 @@
+"""A page to try a checkpoint in the browser: `python -m yt8m.demo`."""
