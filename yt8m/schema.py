@@ -315,6 +315,19 @@ class Download(_Section):
     max_file_size: Annotated[int, Field(ge=1, le=10**15)]
 
 
+class Extract(_Section):
+    videos: Annotated[str | list[Text], Field(min_length=1, description="a glob of videos, or a list")] | None
+    output: Folder | None
+    weights: Folder | None
+    audio: Literal["auto", "none", "zeros"]
+    max_frames: Annotated[int, Field(ge=1, le=100_000)]
+    partition: Partition
+    shard_videos: Annotated[int, Field(ge=1, le=1_000_000)]
+    jobs: Annotated[int, Field(ge=1, le=256)] | None
+    device: Text | None
+    compare: Folder | None
+
+
 COMMANDS: dict[str, type[_Section]] = {
     "train": Train,
     "eval": Eval,
@@ -326,6 +339,7 @@ COMMANDS: dict[str, type[_Section]] = {
     "explore": Explore,
     "report": Report,
     "download": Download,
+    "extract": Extract,
 }
 
 

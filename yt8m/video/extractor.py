@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 
+from yt8m.datamodules.quantization import dequantize
 from yt8m.errors import ConfigError
 from yt8m.video.projection import quantize
 from yt8m.video.sound import EXAMPLE, SAMPLE_RATE, log_mel
@@ -27,7 +28,8 @@ class VideoFeatures:
     """T seconds of a video.
 
     - ``frames``: of each feature, uint8 [T, D]: rgb 1,024, audio 128, in this order
-    - ``means``: of each feature, float32 [D]: the mean before quantization, as in the dataset's video-level records
+    - ``means``: of each feature, float32 [D]: the mean of its dequantized frames, whose range the dataset's video-level
+      records have, too
     - ``notes``: what a user should know of the file, such as that parts of it could not be decoded
     """
 
@@ -98,7 +100,13 @@ class FeatureExtractor:
         networks = load_weights(Path(weights).expanduser(), audio=audio == "auto")
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(networks, zero_audio=audio == "zeros", device=device, threads=threads)
+        try:
+            return cls(networks, zero_audio=audio == "zeros", device=device, threads=threads)
+        except (RuntimeError, AssertionError) as error:  # torch's, which has no device of that name
+            problem = str(error).splitlines()[0]
+            raise ConfigError(
+                f"device: expected cpu or an available GPU, found {device}: {problem}"
+            ) from None
 
     @property
     def feature_sizes(self) -> dict[str, int]:
@@ -133,10 +141,9 @@ class FeatureExtractor:
             if not len(source.samples):
                 notes.append("no sound: audio features of silence")
         frames = {name: quantize(one) for name, one in values.items()}
-        means = {name: one.mean(axis=0, dtype=np.float64).astype(np.float32) for name, one in values.items()}
         if self.zero_audio:
             frames["audio"] = np.zeros((count, SIZES["audio"]), np.uint8)
-            means["audio"] = np.zeros(SIZES["audio"], np.float32)
+        means = {name: dequantize(torch.from_numpy(one)).mean(dim=0).numpy() for name, one in frames.items()}
         return VideoFeatures(frames, means, tuple(notes))
 
     def _audio(self, samples: np.ndarray, count: int) -> np.ndarray:
