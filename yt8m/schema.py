@@ -210,7 +210,15 @@ class Eval(_Section):
 class Predict(_Section):
     trusted_packages: Packages = []
     ckpt_path: Checkpoints
-    weights: Weights
+    weights: Annotated[
+        list[Positive] | Text | None,
+        Field(
+            description="positive numbers, one per checkpoint, or fit; with video, a folder of weight files"
+        ),
+    ]
+    video: Text | None
+    seconds: Annotated[int, Field(ge=1, le=3600)]
+    audio: Literal["auto", "zeros"]
     fit_on: Partition
     split: Partition
     format: Literal["csv", "names", "jsonl", "parquet", "sqlite"]

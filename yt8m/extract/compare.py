@@ -36,17 +36,18 @@ def compare(output: Path, shipped: Path, console: Console) -> None:
     ours = {}
     for path in sorted((output / "2" / "frame").rglob("*.tfrecord")):
         for identifier, values in read_frames(path):
-            ours[Path(identifier).name] = values
+            ours[identifier] = values
+            ours.setdefault(Path(identifier).name, values)
     results, previous = [], None
     for path in paths:
         for identifier, values in read_frames(path):
-            if identifier in ours:
+            if values and identifier in ours:  # records of the video level have no frames
                 results.append(distances(identifier, ours[identifier], values, previous))
-            previous = values
+            previous = values or previous
     if not results:
         raise ConfigError(
-            f"compare: expected the name of a video file without its ending as the id of a video in {shipped}, found "
-            f"none among {len(ours)} files"
+            f"compare: expected files named as the id of a video in {shipped}, such as AbCd.mp4, found none among those "
+            f"of {output}"
         )
     write_json(output / REPORT, {"shipped": str(shipped), "videos": results})
     console.print(_table(results))

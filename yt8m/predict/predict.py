@@ -24,6 +24,16 @@ def predict(config: dict[str, Any]) -> None:
     Raises:
         ConfigError: an argument is wrong, the checkpoints do not agree, or the output exists.
     """
+    if config["video"] is not None:
+        from yt8m.predict.video import predict_video  # which needs optional packages
+
+        predict_video(config)
+        return
+    if isinstance(config["weights"], str) and config["weights"] != "fit":
+        raise ConfigError(
+            f"weights: expected numbers, one per checkpoint, or fit, found {config['weights']}; set video for a "
+            "folder of weight files"
+        )
     count = len(config["ckpt_path"]) if isinstance(config["ckpt_path"], list) else 1
     weights = normalized_weights(config["weights"], count)
     if config["format"] == "parquet":
