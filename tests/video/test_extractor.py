@@ -57,6 +57,8 @@ def test_times_decide_not_counts(tmp_path):
     assert colors(encode(tmp_path / "slow.mp4", seconds(6, rate=0.5)))[0] == [0, 0, 2, 2, 4, 4]
     ntsc = [number * 1001 / 30000 for number in range(150)]
     assert colors(encode(tmp_path / "ntsc.mp4", ntsc))[0] == [0, 1, 2, 3, 4, 4]
+    hours = encode(tmp_path / "hours.mp4", [60 * number for number in range(600)])  # ten of them
+    assert colors(hours, max_frames=62)[0] == [0] * 60 + [60 % 27] * 2
     _, source = colors(encode(tmp_path / "late.mkv", seconds(4), sound=2, sound_from=1.5))
     loud = np.abs(source.samples)
     assert loud[: int(1.4 * 16_000)].max() < 1e-3 < loud[int(1.6 * 16_000) : 2 * 16_000].max()

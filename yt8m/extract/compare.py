@@ -46,8 +46,8 @@ def compare(output: Path, shipped: Path, console: Console) -> None:
             previous = values or previous
     if not results:
         raise ConfigError(
-            f"compare: expected files named as the id of a video in {shipped}, such as AbCd.mp4, found none among those "
-            f"of {output}"
+            f"compare: expected files named as the id of a video in {shipped}, such as AbCd.mp4, found none "
+            f"among those of {output}"
         )
     write_json(output / REPORT, {"shipped": str(shipped), "videos": results})
     console.print(_table(results))

@@ -121,9 +121,8 @@ class Run:
                 self.extractor.stop.set()
                 pool.shutdown(cancel_futures=True)
                 if isinstance(error, KeyboardInterrupt):
-                    kept = len(todo) - len(futures)
                     raise KeyboardInterrupt(
-                        f"interrupted: {kept} of {len(todo)} videos are done; the same command goes on"
+                        "interrupted: the videos that are done are kept; the same command goes on"
                     ) from None
                 raise
         self.manifest.write(self.output)

@@ -123,13 +123,13 @@ def find_videos(patterns: Sequence[str], output: Path, manifest: Manifest) -> li
         raise ConfigError(f"videos: expected files outside of {output}, found none")
     taken = {entry["id"]: path for path, entry in manifest.videos.items()}
     videos = []
-    for path, base in sorted(found.items()):
-        status = os.stat(path)
-        name = _printable(Path(path).relative_to(base).as_posix())
-        short = str(Path(name).with_suffix(""))
-        identifier = next(one for one in (short, name, _printable(path)) if taken.get(one, path) == path)
-        taken[identifier] = path
-        videos.append(Video(path, identifier, status.st_size, status.st_mtime_ns))
+    for name, base in sorted(found.items()):
+        status = os.stat(name)
+        below = _printable(Path(name).relative_to(base).as_posix())
+        choices = (str(Path(below).with_suffix("")), below, _printable(name))
+        identifier = next(one for one in choices if taken.get(one, name) == name)
+        taken[identifier] = name
+        videos.append(Video(name, identifier, status.st_size, status.st_mtime_ns))
     return videos
 
 
