@@ -28,7 +28,7 @@ def encode(
     stereo: bool = True,
     size: tuple[int, int] = (64, 48),
     rotation: int = 0,
-    codec: str = "libx264",
+    codec: str = "mpeg4",
     pictures: list[np.ndarray] | None = None,
     sound_from: float = 0.0,
 ) -> Path:
@@ -76,6 +76,6 @@ def encode(
     return path
 
 
-def seconds(count: float, rate: float = 10) -> list[float]:
+def seconds(count: float, rate: float = 5) -> list[float]:
     """Times of a video of a constant rate."""
     return [number / rate for number in range(round(count * rate))]
