@@ -4,14 +4,13 @@ A key that a model below does not name is left to whatever takes it: the argumen
 and datasets are checked against their signatures by `yt8m.build`, Lightning's by Lightning.
 """
 
-from collections.abc import Iterable, Sequence
-from itertools import chain
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from yt8m.errors import ConfigError
+from yt8m.expectations import enumerate_or, explain
 from yt8m.metric_table import METRICS
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
@@ -38,12 +37,7 @@ Packages = Annotated[
     Field(description="names of Python packages, such as [mynet]"),
 ]
 
-
-def _enumerate(texts: list[str]) -> str:
-    return " or ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
-
-
-_METRICS = _enumerate([f"val/{key}" for key in METRICS])
+_METRICS = enumerate_or([f"val/{key}" for key in METRICS])
 
 
 def _is_metric(name: str) -> str:
@@ -365,52 +359,6 @@ def check(section: type[_Section], config: dict[str, Any], *, prefix: str = "", 
         section.model_validate(config)
     except ValidationError as errors:
         first = errors.errors(include_url=False)[0]
-        key, expected = _explain(section, first["loc"])
+        key, expected = explain(section, first["loc"])
         found = "nothing" if first["type"] == "missing" or first["input"] is None else repr(first["input"])
         raise ConfigError(f"{prefix}{key}: expected {expected}, found {found}{hint}") from None
-
-
-def _explain(section: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, str]:
-    """The key at a place of `section`, dotted, and what it expects."""
-    name, rest = str(loc[0]), loc[1:]
-    field = next((f for n, f in section.model_fields.items() if (f.alias or n) == name), None)
-    if field is None:
-        return name, "no such setting"
-    kinds = [field.annotation, *get_args(field.annotation)]
-    inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
-    if inner is not None:
-        parts = tuple(part for part in rest if part != inner.__name__)
-        if not parts:
-            return name, "a section of settings"
-        key, expected = _explain(inner, parts)
-        return f"{name}.{key}", expected
-    return name, field.description or _expected(field.annotation, field.metadata)
-
-
-def _expected(kind: Any, constraints: Iterable[Any] = ()) -> str:
-    """A type and its constraints in words."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        described = (getattr(one, "description", None) for one in arguments[1:])
-        metadata = (getattr(one, "metadata", [one]) for one in arguments[1:])
-        return next(filter(None, described), None) or _expected(arguments[0], [*chain(*metadata)])
-    if origin in (UnionType, Union):
-        text = _enumerate([_expected(one) for one in arguments if one is not type(None)])
-        return f"{text}, or null" if type(None) in arguments else text
-    if origin is Literal:
-        return _enumerate([str(one) for one in arguments])
-    if origin is list:
-        return f"a list, each {_expected(arguments[0])}"
-    if kind is bool:
-        return "true or false"
-    if kind is str:
-        return "a non-empty text"
-    number = {int: "a whole number", float: "a number"}.get(kind, str(kind))
-    bounds = {
-        key: getattr(one, key) for one in constraints for key in ("ge", "gt", "le") if hasattr(one, key)
-    }
-    if "le" in bounds:
-        return f"{number} from {bounds['ge']:,} to {bounds['le']:,}"
-    if "gt" in bounds:
-        return f"{number} above {bounds['gt']:,}"
-    return f"{number}, {bounds['ge']:,} or more" if "ge" in bounds else number
