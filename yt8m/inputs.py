@@ -10,9 +10,9 @@ from yt8m.build import build, class_name
 from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.datamodule import gather
 from yt8m.datamodules.parse.windows import SEGMENT_FRAMES
-from yt8m.datamodules.quantization import dequantize
+from yt8m.datamodules.quantization import affine, dequantize
 from yt8m.errors import ConfigError
-from yt8m.layers.masks import pad, valid_frames
+from yt8m.layers.masks import valid_frames
 from yt8m.transforms import L2, Transform
 
 #: video float `[B, D]`, frames float `[B, T, D]`, num_frames int64 `[B]`; None for what a network does not use.
@@ -50,18 +50,69 @@ def convert(
         return _transformed(features, transform), None, num_frames
     if batch.first is not None:
         return _with_context(batch, video, frames, length, quantization, transform, mark)
-    features = _floats(features, quantization)  # [N, D]
-    rows = torch.repeat_interleave(num_frames, output_size=len(features))  # [N]
-    padded = means = None
-    if frames:
-        padded = pad(features, rows, num_frames, length)  # [B, T, D]
-    if video:
-        zeros = features.new_zeros(len(batch), features.shape[1])
-        sums = zeros.index_add_(0, rows, features) if padded is None else padded.sum(dim=1)
-        means = _transformed(sums / num_frames[:, None], transform)
+    limits = quantization if features.dtype == torch.uint8 else None
+    pad = _pad_on_cpu if features.device.type == "cpu" else pad_on_gpu
+    sums, padded = pad(features, num_frames, length, limits, sums=video, frames=frames)
+    means = None
+    if sums is not None:
+        means = sums / num_frames[:, None]
+        means = _transformed(means if limits is None else dequantize(means, limits), transform)
     if padded is not None and transform is not None:
         padded = transform(padded).masked_fill(~valid_frames(padded, num_frames)[..., None], 0)
     return means, padded, num_frames
+
+
+def _pad_on_cpu(
+    features: Tensor,
+    num_frames: Tensor,
+    length: int,
+    quantization: tuple[float, float] | None,
+    *,
+    sums: bool,
+    frames: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Sums of the stored values `[B, D]` and frames `[B, T, D]`, of which every value is written once."""
+    videos = torch.split(features, num_frames.tolist())
+    integral = features.dtype == torch.uint8
+    found = None
+    if sums:
+        found = torch.stack([one.sum(0, dtype=torch.int32 if integral else None) for one in videos])
+    if not frames:
+        return found, None
+    size = (len(videos), length, features.shape[1])
+    padded = torch.empty(size, dtype=torch.float32 if integral else features.dtype)
+    scale, offset = affine(quantization) if quantization else (1.0, 0.0)
+    start = torch.tensor(offset)
+    for row, one in zip(padded, videos, strict=True):
+        if integral:
+            torch.add(start, one, alpha=scale, out=row[: len(one)])
+        else:
+            row[: len(one)] = one
+        row[len(one) :] = 0
+    return found, padded
+
+
+def pad_on_gpu(
+    features: Tensor,
+    num_frames: Tensor,
+    length: int,
+    quantization: tuple[float, float] | None,
+    *,
+    sums: bool,
+    frames: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """As `_pad_on_cpu`, for devices whose values the host cannot read without a sync: bytes are padded, not floats."""
+    columns = torch.arange(length, device=features.device)
+    starts = num_frames.cumsum(0) - num_frames
+    valid = (columns < num_frames[:, None])[..., None]  # [B, T, 1]
+    index = (starts[:, None] + columns).clamp(max=len(features) - 1)
+    stored = features[index].masked_fill_(~valid, 0)  # [B, T, D]
+    dtype = torch.int32 if features.dtype == torch.uint8 else None
+    found = stored.sum(1, dtype=dtype) if sums else None
+    if not frames or quantization is None:
+        return found, stored if frames else None
+    scale, offset = affine(quantization)
+    return found, torch.addcmul(valid * offset, stored, valid * scale)  # 0 · 0 + 0 in padding
 
 
 def _with_context(

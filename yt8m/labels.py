@@ -103,6 +103,15 @@ def genre_names(verticals: Sequence[Sequence[str]]) -> list[str]:
     return sorted({name for names in verticals for name in names} - {UNKNOWN})
 
 
+def dense_labels(label_index: Tensor, rows: int, num_classes: int) -> Tensor:
+    """The (row, class) pairs int64 `[M, 2]` as bool `[rows, C]`, on their device; copies nothing from the host."""
+    dense = torch.zeros(rows * num_classes, dtype=torch.bool, device=label_index.device)
+    # Assigning True by index would copy it to a GPU, and wait for the copy.
+    return dense.index_fill_(0, label_index[:, 0] * num_classes + label_index[:, 1], True).view(
+        rows, num_classes
+    )
+
+
 class Genres(torch.nn.Module):
     """Which of G genres each of C labels has, and from there what a video has. Without parameters.
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from yt8m.errors import ConfigError
@@ -29,8 +30,12 @@ class _Loss(nn.Module):
                 raise ValueError(
                     f"{name} must have the logits' shape {list(logits.shape)}, found {list(other.shape)}"
                 )
+        return self.of_videos(logits, labels, mask).mean()
+
+    def of_videos(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+        """Loss of each video, float32 `[B]`, from what `forward` takes."""
         rated = torch.ones_like(logits, dtype=torch.bool) if mask is None else mask > 0
-        return self.per_video(logits.float(), labels.float(), rated).mean()
+        return self.per_video(logits.float(), labels.float(), rated)
 
     def per_video(self, logits: Tensor, labels: Tensor, rated: Tensor) -> Tensor:
         """Loss of each video, `[B]`, from float32 logits and labels and bool `rated`, all `[B, C]`."""
@@ -45,10 +50,74 @@ class BCE(_Loss):
 
     epsilon = 1e-5
 
-    def per_video(self, logits: Tensor, labels: Tensor, rated: Tensor) -> Tensor:
-        true, false = logits.sigmoid(), (-logits).sigmoid()  # 1 - p without cancellation
-        loss = -labels * (true + self.epsilon).log() - (1 - labels) * (false + self.epsilon).log()
-        return loss.where(rated, 0).sum(1)
+    def of_videos(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+        loss: Tensor = _CrossEntropy.apply(logits, labels, mask, self.epsilon)  # type: ignore[no-untyped-call]
+        return loss
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """`BCE` of each video, with its gradient from the same pass: autograd would keep 25 bytes per logit, this keeps 4.
+
+    A class is −log(q + ε), q = σ(s·x), with s = 1 where its label is true and −1 where it is false; its gradient is
+    −s·q·(1 − q)/(q + ε).
+    """
+
+    # Logits per block on a CPU: what a pass over them needs stays in the cache.
+    BLOCK = 1 << 16
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, mask: Tensor | None, epsilon: float) -> Tensor:
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        losses = logits.new_empty(len(logits), dtype=dtype)
+        slopes = torch.empty_like(logits, dtype=dtype) if ctx.needs_input_grad[0] else None
+        rows = len(logits)
+        if logits.device.type == "cpu":
+            rows = max(_CrossEntropy.BLOCK // max(logits.shape[1], 1), 1)
+        for start in range(0, len(logits), max(rows, 1)):
+            block = slice(start, start + rows)
+            rated = None if mask is None else mask[block] > 0
+            loss, slope = _log_likelihood(
+                logits[block].to(dtype), labels[block], rated, epsilon, slopes is not None
+            )
+            torch.neg(loss, out=losses[block])
+            if slopes is not None and slope is not None:
+                slopes[block] = slope
+        ctx.save_for_backward(slopes)
+        ctx.dtype = logits.dtype
+        return losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (slopes,) = ctx.saved_tensors
+        return (slopes * -gradient[:, None]).to(ctx.dtype), None, None, None
+
+
+def _log_likelihood(
+    x: Tensor, labels: Tensor, rated: Tensor | None, epsilon: float, with_slope: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Σ_c y·log(σ(x) + ε) + (1 − y)·log(σ(−x) + ε) over the rated classes, `[B]`, and its derivative by x `[B, C]`."""
+    one = x.new_ones(())
+    if labels.dtype == torch.bool:  # the other of the two logarithms is multiplied by 0
+        cases: list[tuple[Tensor, Tensor | None]] = [(torch.where(labels, one, -one), None)]
+    else:
+        cases = [(one, labels.to(x.dtype)), (-one, 1 - labels.to(x.dtype))]
+    value: Tensor | None = None
+    slope: Tensor | None = None
+    for sign, weight in cases:
+        q = (x * sign).sigmoid_()  # σ(−x) is 1 − p without cancellation
+        shifted = q + epsilon
+        if with_slope:
+            part = torch.ops.aten.sigmoid_backward(sign / shifted, q)  # s/(q + ε) · q · (1 − q)
+            part = part if weight is None else part.mul_(weight)
+            slope = part if slope is None else slope.add_(part)
+        logs = shifted.log_() if weight is None else shifted.log_().mul_(weight)
+        value = logs if value is None else value.add_(logs)
+    assert value is not None
+    if rated is not None:
+        value.masked_fill_(~rated, 0)
+        slope = None if slope is None else slope.masked_fill_(~rated, 0)
+    return value.sum(1), slope
 
 
 class Softmax(_Loss):

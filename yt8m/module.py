@@ -7,7 +7,6 @@ from typing import Any, Self, cast
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 from yt8m.build import INSTANCE, build, class_name
 from yt8m.checkpoint import WEIGHTS, load
@@ -15,12 +14,13 @@ from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.quantization import RANGE
 from yt8m.errors import ConfigError, DivergedError
 from yt8m.inputs import Inputs, choose_transform, convert, make_segment_mark, make_transform, prepare
-from yt8m.labels import ClassInfo, Genres
+from yt8m.labels import ClassInfo, Genres, dense_labels
 from yt8m.metric_table import PREFIX
 from yt8m.metrics import MeanLoss, make_metrics
 from yt8m.objective import Objective
 from yt8m.optimization import check_paths, clip_each_, make_optimizer, make_scheduler, parameter_groups
 from yt8m.schema import Classifier, check
+from yt8m.sharding import is_sharded, shard, share_buffers
 from yt8m.transforms import Transform
 
 EVALUATED = (PREFIX["validate"], PREFIX["test"])
@@ -264,10 +264,7 @@ class VideoClassifier(pl.LightningModule):
         self.train_loss.reset()
 
     def on_validation_start(self) -> None:
-        """Unlike DDP, FSDP leaves every rank its own running statistics; all validate with those that are saved."""
-        if isinstance(self.model, FSDPModule):
-            for buffer in self.model.buffers():
-                torch.distributed.broadcast(buffer, src=0)
+        share_buffers(self.model)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         return self._evaluate(batch, "val")
@@ -287,15 +284,8 @@ class VideoClassifier(pl.LightningModule):
 
     def configure_model(self) -> None:
         """Shard the network's weights over the devices if the strategy does so (trainer=fsdp)."""
-        if self.device_mesh is None or isinstance(self.model, FSDPModule):
-            return
-        mesh = self.device_mesh["data_parallel"]
-        for part in reversed(list(self.model.modules())[1:]):  # a part's own parameters after those inside it
-            if next(part.parameters(recurse=False), None) is not None:
-                fully_shard(part, mesh=mesh)
-        fully_shard(self.model, mesh=mesh)
-        if hasattr(self.model, "training_loss"):
-            register_fsdp_forward_method(self.model, "training_loss")
+        if self.device_mesh is not None:
+            shard(self.model, self.device_mesh["data_parallel"])
 
     def parameters_by_path(self) -> dict[str, Tensor]:
         """What is trained, by its path in the network, such as `classifier.weight`."""
@@ -310,7 +300,12 @@ class VideoClassifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         decay = self.hparams.weight_decay
-        optimizer = make_optimizer(self._optimizer, self.parameters_by_path(), decay, self._trusted)
+        # Fused kernels unscale fp16's gradients themselves, after they were clipped.
+        precision = self._trainer.precision if self._trainer else "32-true"
+        fused = precision != "16-mixed" and not is_sharded(self.model)
+        optimizer = make_optimizer(
+            self._optimizer, self.parameters_by_path(), decay, self._trusted, fused=fused
+        )
         if not self._scheduler:
             return optimizer
         scheduler = make_scheduler(
@@ -358,7 +353,7 @@ class VideoClassifier(pl.LightningModule):
 
     def _empty_step(self) -> Tensor:
         """A step that changes no gradient, for a batch whose records were all damaged and skipped."""
-        if isinstance(self.model, FSDPModule):
+        if is_sharded(self.model):
             return self._forward_of_zeros().sum() * 0.0
         return torch.stack([p.sum() for p in self.parameters()]).sum() * 0.0
 
@@ -369,7 +364,7 @@ class VideoClassifier(pl.LightningModule):
     def _evaluate(self, batch: Batch, prefix: str) -> Tensor | None:
         """Update the metrics; the probabilities, float32 `[B, C]`, for callbacks."""
         if not len(batch):
-            if isinstance(self.model, FSDPModule):
+            if is_sharded(self.model):
                 self._forward_of_zeros()
             return None
         logits = self(*self.inputs(batch))
@@ -397,6 +392,4 @@ class VideoClassifier(pl.LightningModule):
             raise ConfigError("dataset: expected labels, found a partition without any; predict needs none")
         if self.hparams.target == "vertical":
             return self.genres.of_labels(index, len(batch))
-        dense = torch.zeros(len(batch), self.hparams.num_classes, dtype=torch.bool, device=index.device)
-        dense[index[:, 0], index[:, 1]] = True
-        return dense
+        return dense_labels(index, len(batch), self.hparams.num_classes)

@@ -3,11 +3,13 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from yt8m.build import INSTANCE, build, locate
@@ -15,12 +17,17 @@ from yt8m.errors import ConfigError
 
 Parameters = Mapping[str, Tensor]  # by the path in the network, such as `classifier.weight`
 
+#: Optimizers whose fused kernels compute, up to rounding, what their plain ones do.
+FUSED = {f"torch.optim.{name}" for name in ("Adam", "AdamW", "SGD")}
+
 
 def make_optimizer(
     optimizer: Mapping[str, Any] | Callable[..., Any],
     parameters: Parameters,
     weight_decay: Mapping[str, float] | None,
     trusted: Sequence[str] = (),
+    *,
+    fused: bool = False,
 ) -> Optimizer:
     """The optimizer of a configuration, or of a function from the parameters to one.
 
@@ -29,13 +36,20 @@ def make_optimizer(
         parameters: what to train.
         weight_decay: see `parameter_groups`.
         trusted: packages outside of this project that may define the optimizer.
+        fused: whether one of `FUSED` may take its step as one kernel, if the configuration does not say how.
 
     Raises:
         ConfigError: there is no such optimizer, or it refuses its arguments.
     """
     if isinstance(optimizer, Mapping):
         groups = parameter_groups(optimizer, parameters, weight_decay, trusted)
-        made: Optimizer = build(optimizer, "optimizer", trusted=trusted, params=groups)
+        said = optimizer.keys() & {"fused", "foreach", "capturable", "differentiable"}
+        if said or optimizer.get("_target_") not in FUSED:
+            made: Optimizer = build(optimizer, "optimizer", trusted=trusted, params=groups)
+            return made
+        fused = fused and all(p.device.type in ("cpu", "cuda") for p in parameters.values())
+        made = build(optimizer, "optimizer", trusted=trusted, params=groups, fused=fused or None)
+        made.register_load_state_dict_pre_hook(partial(_keep_kernel, fused or None))
         return made
     if weight_decay:
         raise ConfigError(
@@ -48,6 +62,11 @@ def make_optimizer(
             f"found {' '.join(repr(optimizer).split())}"
         )
     return found
+
+
+def _keep_kernel(fused: bool | None, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's optimizer state for this run's kernel, which another device or precision may not have had."""
+    return {**state, "param_groups": [{**group, "fused": fused} for group in state["param_groups"]]}
 
 
 def parameter_groups(
@@ -176,5 +195,9 @@ def clip_each_(parameters: Iterable[Tensor], norm: float) -> None:
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     if gradients:
-        norms = torch._foreach_norm(gradients)
-        torch._foreach_mul_(gradients, [(norm / (n + 1e-12)).clamp(max=1.0) for n in norms])
+        norms = list(torch._foreach_norm(gradients))
+        # Of sharded ones, the norm is of the whole, and this rank scales its part.
+        norms = [n.full_tensor() if isinstance(n, DTensor) else n for n in norms]
+        parts = [g.to_local() if isinstance(g, DTensor) else g for g in gradients]
+        scales = (norm / (torch.stack(norms) + 1e-12)).clamp_(max=1.0)
+        torch._foreach_mul_(parts, scales.unbind())

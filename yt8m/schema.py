@@ -123,6 +123,7 @@ class Trainer(_Section):
     max_epochs: Limit | None = None
     max_steps: Limit = -1
     accumulate_grad_batches: Count = 1
+    matmul: Literal["highest", "high", "medium"] | None = None
 
 
 class Distillation(_Section):

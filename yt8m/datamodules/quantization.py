@@ -14,5 +14,11 @@ def dequantize(values: Tensor, limits: tuple[float, float] = RANGE) -> Tensor:
         values: uint8, or means of uint8 values.
         limits: (min, max) of the features before they were quantized.
     """
+    scale, offset = affine(limits)
+    return values.float() * scale + offset
+
+
+def affine(limits: tuple[float, float]) -> tuple[float, float]:
+    """The factor and the summand of `dequantize`."""
     low, high = limits
-    return values.float() * ((high - low) / 255) + ((high - low) / 512 + low)
+    return (high - low) / 255, (high - low) / 512 + low

@@ -34,17 +34,3 @@ def max_over_valid(x: Tensor, num_frames: Tensor) -> Tensor:
 def mean_over_valid(x: Tensor, num_frames: Tensor) -> Tensor:
     """The mean over the valid frames, `[B, T, D] -> [B, D]`."""
     return x.masked_fill(~valid_frames(x, num_frames)[..., None], 0).sum(dim=1) / num_frames[:, None]
-
-
-def pad(x: Tensor, rows: Tensor, num_frames: Tensor, length: int) -> Tensor:
-    """Frames one after another, `[N, D]`, as padded videos, `[B, length, D]`; padding is zero.
-
-    Args:
-        rows: the video of each frame, int64 `[N]`.
-        num_frames: frames of each video, int64 `[B]`, at most `length`.
-    """
-    starts = num_frames.cumsum(0) - num_frames
-    columns = torch.arange(len(x), device=x.device) - starts[rows]
-    padded = x.new_zeros(len(num_frames), length, x.shape[1])
-    padded[rows, columns] = x
-    return padded

@@ -1,7 +1,9 @@
 """What training, evaluation, and prediction share: a trainer, a restored checkpoint, errors in one line."""
 
 import contextlib
+import ctypes
 import logging
+import platform
 import signal
 import sys
 import warnings
@@ -23,11 +25,14 @@ from yt8m.module import VideoClassifier
 from yt8m.train.checkpoint import AtomicCheckpointIO
 from yt8m.train.ranks import WatchRanks, is_lost_connection
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+
 
 @contextlib.contextmanager
 def lightning_session() -> Iterator[None]:
     """Run a job that uses Lightning: map its errors and its Ctrl-C to ours, and end the W&B run with the job."""
     _quiet_lightning()
+    matmul = torch.get_float32_matmul_precision()
     failed = True
     try:
         yield
@@ -49,6 +54,7 @@ def lightning_session() -> Iterator[None]:
             "trainer.devices: another process of this run died, so this one ends; resume with ckpt_path=last"
         ) from None
     finally:
+        torch.set_float32_matmul_precision(matmul)
         # Otherwise the next job of a sweep would continue this job's W&B run.
         if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
             sys.modules["wandb"].finish(exit_code=int(failed))
@@ -110,10 +116,14 @@ def restore_data(path: Path, dataset: dict[str, Any], trusted_packages: Sequence
 
 
 def make_trainer(config: dict[str, Any], callbacks: list[Any], loggers: list[Any]) -> pl.Trainer:
-    """Lightning's Trainer from the group `trainer`; `precision: null` means what fits the device."""
+    """Lightning's Trainer from the group `trainer`; `precision: null` and `matmul: null` mean what fits the device."""
     arguments = dict(config["trainer"])
+    on_cpu = arguments.get("accelerator", "auto") == "cpu" or not torch.cuda.is_available()
     if arguments.get("precision") is None:
-        arguments["precision"] = _precision(arguments.get("accelerator", "auto"))
+        arguments["precision"] = _precision(on_cpu)
+    torch.set_float32_matmul_precision(arguments.pop("matmul", None) or ("medium" if on_cpu else "highest"))
+    if on_cpu:
+        keep_freed_memory()
     return instantiate(
         arguments,
         callbacks=[*callbacks, WatchRanks()],
@@ -123,11 +133,22 @@ def make_trainer(config: dict[str, Any], callbacks: list[Any], loggers: list[Any
     )
 
 
-def _precision(accelerator: str) -> str:
+def _precision(on_cpu: bool) -> str:
     """bf16 where the GPU computes in it, fp16 on older ones, 32 bits on a CPU."""
-    if accelerator == "cpu" or not torch.cuda.is_available():
+    if on_cpu:
         return "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse a step's freed activations in the next one, where it would return them to the kernel.
+
+    A new page costs a page fault at its first write, thousands in a step. Does nothing with another C library.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def _quiet_lightning() -> None:
