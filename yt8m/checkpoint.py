@@ -34,6 +34,13 @@ def find_checkpoint(ckpt_path: str, folder: Path) -> Path:
     return path
 
 
+def checkpoint_to_resume(ckpt_path: str | None, folder: Path) -> Path | None:
+    """The checkpoint that training starts from; `auto` means `last` if there is one, as for a job that is requeued."""
+    if ckpt_path == "auto":
+        ckpt_path = "last" if (folder / "checkpoints" / "last.ckpt").is_file() else None
+    return find_checkpoint(ckpt_path, folder) if ckpt_path else None
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's content on the CPU: `state_dict`, `hyper_parameters` and what Lightning adds.
 
@@ -187,7 +194,6 @@ def check_position(content: Mapping[str, Any], path: Path, datamodule: pl.Lightn
     """
     name = type(datamodule).__qualname__
     position = content.get(name)
-    kinds = {"epoch": int, "batch": int, "order": dict}
     if not isinstance(position, dict):
         config = content["hyper_parameters"].get("config")
         dataset = config.get("dataset") if isinstance(config, dict) else None
@@ -196,8 +202,20 @@ def check_position(content: Mapping[str, Any], path: Path, datamodule: pl.Lightn
             f"ckpt_path: expected the position in a dataset of {name} in {path}, found none; the checkpoint's "
             f"dataset is of {target or 'an unknown class'}; set the same dataset, or leave out ckpt_path"
         )
-    for key, kind in kinds.items():
+    counted = "batch" if "batch" in position else "records"  # earlier versions counted batches
+    for key, kind in {"epoch": int, counted: int, "order": dict}.items():
         _expect(path, position.get(key), f"{name}.{key}", kind)
+    order = position["order"]
+    for key in ("batch_size", "accumulate"):
+        if _expect(path, order.get(key, 1), f"{name}.order.{key}", int) < 1:
+            raise ConfigError(f"ckpt_path: expected {key} of at least 1 in {path}, found {order[key]}")
+    sections = _expect(path, position.get("sections", []), f"{name}.sections", list)
+    for section in sections:
+        pair = isinstance(section, list) and len(section) == 2 and all(type(n) is int for n in section)
+        if not pair or section[0] < 0 or section[1] < 1:
+            raise ConfigError(
+                f"ckpt_path: expected [record, batch size] in {name}.sections of {path}, found {section}"
+            )
 
 
 def describe_network(hparams: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from yt8m.errors import ConfigError
 
+BY_EXAMPLES = (
+    "yt8m.schedulers.exponential",
+)  # those that follow the examples seen, not the share of all steps
+
 
 def exponential(
     optimizer: Optimizer,

@@ -18,11 +18,14 @@ from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.dataset import ShardDataset
 from yt8m.datamodules.loader import DeviceCopies, Loader
 from yt8m.datamodules.parse.windows import SEGMENT_FRAMES, Context
+from yt8m.datamodules.partition import fingerprint, is_checked, keep_check
+from yt8m.datamodules.position import position, resume_at, step_size
 from yt8m.datamodules.quantization import RANGE
 from yt8m.datamodules.sampler import BatchSampler
 from yt8m.datamodules.shards import find_shards
 from yt8m.datamodules.streaming import StreamingSampler
 from yt8m.datamodules.tfrecord import REMEDY
+from yt8m.datamodules.turns import one_at_a_time
 from yt8m.errors import ConfigError
 from yt8m.labels import SEGMENT_LABEL_IDS, ClassInfo, genre_names, read_segment_classes, read_vocabulary
 from yt8m.metric_table import PARTITIONS
@@ -139,6 +142,7 @@ class YT8MDataModule(pl.LightningDataModule):
         self._unrated: Counter[str] = Counter()  # likewise
         self._loaders: dict[str, Loader] = {}
         self._copies = DeviceCopies()
+        self._train_sampler: BatchSampler | None = None
         self._resume: dict[str, Any] | None = None
 
     def setup(self, stage: str | None = None) -> None:
@@ -292,20 +296,24 @@ class YT8MDataModule(pl.LightningDataModule):
                 log.warning("skipped: %s", error.removesuffix(f"; {REMEDY}"))
 
     def state_dict(self) -> dict[str, Any]:
-        """Position of the training: next epoch and batch, what their order depends on, and what was skipped."""
-        loop = self.trainer.fit_loop
-        progress = loop.epoch_loop.batch_progress
-        started = loop.epoch_progress.current.ready
-        if progress.is_last_batch:
-            position = {"epoch": started, "batch": 0}
-        else:
-            position = {"epoch": started - 1, "batch": progress.current.ready}
-        return position | {"order": self._order(), "skipped": self._all_skipped_records()}
+        """Position of the training, what its order depends on, and what was skipped."""
+        place = position(self.trainer, self._train_sampler)
+        return place | {"order": self._order(), "skipped": self._all_skipped_records()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume the next training where the checkpoint's stopped."""
         self._resume = state_dict
         self._skipped_records.update(state_dict.get("skipped", ()))
+
+    def resumes_with_other_steps(self) -> bool:
+        """Whether an optimizer step of the checkpoint's training had another number of records."""
+        accumulate = self.trainer.accumulate_grad_batches
+        then = self._resume["order"] if self._resume else self._order()
+        return step_size(then, accumulate) != step_size(self._order(), accumulate)
+
+    def batches_done(self) -> int | None:
+        """How many of a rank's batches the place stands for at which training resumes; None for a new training."""
+        return self._train_sampler.first_batch if self._train_sampler and self._resume else None
 
     def _partitions(self, stage: str | None) -> list[str]:
         if stage == "predict":
@@ -322,14 +330,32 @@ class YT8MDataModule(pl.LightningDataModule):
 
     def _open(self, partition: str, segments: str) -> ShardDataset:
         paths = self.shards(partition)[: self.limit_shards]
-        with Progress(console=Console(stderr=True), transient=True, disable=len(paths) < 100) as bar:
+        settings = [
+            self.features,
+            self.num_classes,
+            self.level,
+            self.dtype,
+            self.id_key,
+            self.max_frames,
+            segments,
+        ]
+        with (
+            one_at_a_time(fingerprint(*paths), f"indexing {partition}") as turn,
+            Progress(console=Console(stderr=True), transient=True, disable=len(paths) < 100) as bar,
+        ):
             task = bar.add_task(f"indexing {partition}", total=len(paths))
-            dataset = self.read(
-                paths, lambda done, _: bar.update(task, completed=done), segments, self.context
-            )
+
+            def progress(done: int, _: int) -> None:
+                bar.update(task, completed=done)
+                turn.progress()
+
+            dataset = self.read(paths, progress, segments, self.context)
+            check = None if dataset.remote else fingerprint(*paths, *dataset.stamps, *settings)
+            if self.on_corrupt == "raise" and not (check and is_checked(check)):
+                self._preflight(dataset, partition, turn.progress)
+                if check:
+                    keep_check(check)
         self._record_errors(dataset.errors)
-        if self.on_corrupt == "raise":
-            self._preflight(dataset, partition)
         counted = (dataset.shard_sizes >= 0).all()
         records = f"{len(dataset):,}" if counted else "an unknown number of"
         log.info("%s: %s records in %s shards", partition, records, f"{len(dataset.paths):,}")
@@ -341,7 +367,7 @@ class YT8MDataModule(pl.LightningDataModule):
             )
         return dataset
 
-    def _preflight(self, dataset: ShardDataset, partition: str) -> None:
+    def _preflight(self, dataset: ShardDataset, partition: str, progress: Callable[[], None]) -> None:
         """Read records before training, so that what does not fit is reported now and not hours later."""
         numbers: Sequence[int]
         everything = not dataset.remote and (
@@ -357,6 +383,7 @@ class YT8MDataModule(pl.LightningDataModule):
         rows = 0
         for begin in range(0, len(numbers), 64):
             rows += len(dataset.__getitems__(list(numbers[begin : begin + 64])))
+            progress()
         dataset.release()
         if not rows and everything:
             raise ConfigError(
@@ -373,14 +400,15 @@ class YT8MDataModule(pl.LightningDataModule):
         return np.diff(np.minimum(np.cumsum(sizes), self.limit_videos), prepend=0)
 
     def _order(self) -> dict[str, Any]:
-        """What the order of an epoch depends on, besides the epoch."""
+        """What the order of an epoch depends on, besides the epoch; and what may change inside of one."""
         counted = (self._shard_sizes("train") >= 0).all()
         return {
             "seed": self.seed,
-            "batch_size": self.batch_size * self.trainer.world_size,
             "shuffle_window": self.shuffle_window,
             "bucket_by_length": self.bucket_by_length,
             "records": int(self._shard_sizes("train").sum()) if counted else None,
+            "batch_size": self.batch_size * self.trainer.world_size,
+            "accumulate": self.trainer.accumulate_grad_batches,
         }
 
     def _sampler(self, partition: str, *, shuffle: bool, bucket: bool = False) -> BatchSampler:
@@ -391,6 +419,7 @@ class YT8MDataModule(pl.LightningDataModule):
             "window": self.shuffle_window,
             "rank": self.trainer.global_rank if self.trainer else 0,
             "world_size": self.trainer.world_size if self.trainer else 1,
+            "accumulate": self.trainer.accumulate_grad_batches if self.trainer else 1,
         }
         if remote and not bucket:
             return StreamingSampler(
@@ -401,22 +430,13 @@ class YT8MDataModule(pl.LightningDataModule):
 
     def _loader(self, partition: str, *, shuffle: bool) -> Loader:
         sampler = self._sampler(partition, shuffle=shuffle, bucket=shuffle and self.bucket_by_length)
-        if partition == "train" and self._resume:
-            self._resume_at(sampler, self._resume)
+        if partition == "train":
+            self._train_sampler = sampler
+            if self._resume:
+                resume_at(sampler, self._resume, self._order())
         loader = Loader(self.datasets[partition], sampler, self.num_workers, partition)
         self._loaders[partition] = loader
         return loader
-
-    def _resume_at(self, sampler: BatchSampler, state: dict[str, Any]) -> None:
-        order = self._order()
-        if state["batch"]:
-            for key, then in state["order"].items():
-                if None not in (then, order[key]) and then != order[key]:
-                    raise ConfigError(
-                        f"ckpt_path: the checkpoint was saved in the middle of an epoch whose order depends on "
-                        f"{key} = {then}, found {order[key]}; set it back, or resume from the end of an epoch"
-                    )
-        sampler.start_at(state["epoch"], state["batch"])
 
 
 def gather(value: Any) -> list[Any]:

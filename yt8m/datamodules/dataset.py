@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
 import numpy as np
@@ -16,14 +15,13 @@ from yt8m.datamodules.parse.records import RecordReader, Rows
 from yt8m.datamodules.parse.segments import RatedSegmentReader, WholeVideoSegmentReader
 from yt8m.datamodules.parse.videos import VideoReader
 from yt8m.datamodules.parse.windows import SEGMENT_FRAMES, Context
+from yt8m.datamodules.partition import index_all
 from yt8m.datamodules.remote import RemoteShards
 from yt8m.datamodules.sampler import BatchSampler
 from yt8m.datamodules.shards import Shards
-from yt8m.datamodules.tfrecord import REMEDY, Index, scan
+from yt8m.datamodules.tfrecord import REMEDY, Index
 from yt8m.errors import ChangedError, ConfigError, DataError
 from yt8m.storage.shard import RemoteShard
-
-_INDEXING_THREADS = 8
 
 
 class ShardDataset(torch.utils.data.Dataset[Batch]):
@@ -111,14 +109,7 @@ class ShardDataset(torch.utils.data.Dataset[Batch]):
             )
 
     def _index_all(self, progress: Callable[[int, int], None] | None) -> list[Index]:
-        indices: list[Index] = []
-        with ThreadPoolExecutor(_INDEXING_THREADS) as pool:
-            for found in pool.map(scan, self.paths):
-                if found.errors and self.on_corrupt == "raise":
-                    raise DataError(found.errors[0])
-                indices.append(found)
-                if progress:
-                    progress(len(indices), len(self.paths))
+        indices = index_all(self.paths, self.on_corrupt, progress)
         self.errors += [error for found in indices for error in found.errors]
         return indices
 
@@ -215,6 +206,11 @@ class ShardDataset(torch.utils.data.Dataset[Batch]):
         """Start reading the records ``numbers`` from disk, without waiting for them."""
         if len(numbers):
             self._shards.prefetch(numbers)
+
+    @property
+    def stamps(self) -> list[tuple[int, int]]:
+        """Size and mtime_ns of each shard when it was indexed."""
+        return self._shards.stamps
 
     def follow(self, sampler: BatchSampler) -> Iterator[list[int]]:
         """The batches of ``sampler``; remote shards are fetched ahead of them."""

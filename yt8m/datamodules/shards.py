@@ -82,7 +82,7 @@ class Shards:
         self.paths = [found.path for found in indices]
         self.sizes = np.array([len(found.records) for found in indices], np.int64)  # records per shard
         self.max_open = max_open
-        self._stamps = [found.stamp for found in indices]
+        self.stamps = [found.stamp for found in indices]
         self._records = np.concatenate([found.records for found in indices])
         self._ends = np.cumsum(self.sizes)
         self._files: OrderedDict[int, File] = OrderedDict()
@@ -178,7 +178,7 @@ class Shards:
 
     def _open(self, shard: int) -> File:
         file = File(self.paths[shard])
-        if file.stamp != self._stamps[shard]:
+        if file.stamp != self.stamps[shard]:
             raise self._changed(shard)
         return file
 
@@ -187,10 +187,10 @@ class Shards:
             now = os.stat(self.paths[shard])
         except OSError:
             return True
-        return (now.st_size, now.st_mtime_ns) != self._stamps[shard]
+        return (now.st_size, now.st_mtime_ns) != self.stamps[shard]
 
     def _changed(self, shard: int) -> ChangedError:
         return ChangedError(
-            f"{self.paths[shard]} @ byte 0: expected the file that was indexed ({self._stamps[shard][0]} bytes), "
+            f"{self.paths[shard]} @ byte 0: expected the file that was indexed ({self.stamps[shard][0]} bytes), "
             "found it changed or gone since; do not modify the data during a run, and start again"
         )

@@ -43,21 +43,44 @@ class StreamingSampler(BatchSampler):
         return super().__len__()
 
     def __iter__(self) -> Iterator[list[int]]:
-        first = self._start[1] if self.epoch == self._start[0] else 0
-        for number, batch in enumerate(self._global_batches()):
-            if number >= first:
-                yield np.array_split(batch, self.world_size)[self.rank].tolist()
+        for batch in self._global_batches():
+            yield np.array_split(batch, self.world_size)[self.rank].tolist()
+
+    def place(self, batches: int) -> int:
+        if self.counted:
+            return super().place(batches)
+        start = self._start[1] if self.epoch == self._start[0] else 0
+        return max(start, batches * self.batch_size * self.world_size)
+
+    @property
+    def first_batch(self) -> int:
+        return super().first_batch if self.counted else self._start[1] // (self.batch_size * self.world_size)
 
     def _global_batches(self) -> Iterator[np.ndarray]:
         size = self.batch_size * self.world_size
-        rest = np.zeros(0, np.int64)
+        place = self._start[1] if self.epoch == self._start[0] else 0
+        sizes: Iterator[int] = iter(())
+        if place and self.counted:
+            first, bounds = self._batches(self.epoch)
+            # The interrupted step; from there on the batches are those of any epoch.
+            sizes = iter(np.diff(bounds[first : first + self.accumulate + 1]).tolist())
+        elif place % size:
+            sizes = iter([size - place % size])
+        rest, wanted = np.zeros(0, np.int64), next(sizes, None)
         for window in self._windows():
-            rest = np.concatenate([rest, window])
+            skipped = min(place, len(window))
+            place -= skipped
+            rest = np.concatenate([rest, window[skipped:]])
+            while wanted is not None and len(rest) >= wanted:
+                yield rest[:wanted]
+                rest, wanted = rest[wanted:], next(sizes, None)
+            if wanted is not None:
+                continue
             # A rest too small for one record per rank joins the batch before it.
             whole = max(len(rest) - self.world_size, 0) // size
             yield from rest[: whole * size].reshape(-1, size)
             rest = rest[whole * size :]
-        if len(rest) > size and len(rest) - size >= self.world_size:
+        if wanted is None and len(rest) > size and len(rest) - size >= self.world_size:
             yield rest[:size]
             rest = rest[size:]
         if len(rest):

@@ -336,9 +336,13 @@ def fits(records: np.ndarray, file: File) -> bool:
     return file.read(offset, HEADER) == header(size - FRAMING)
 
 
+def cache_folder() -> Path:
+    """The user's cache folder; `YT8M_CACHE_DIR` overrides it."""
+    return Path(os.environ.get("YT8M_CACHE_DIR") or platformdirs.user_cache_dir("yt8m"))
+
+
 def _cache_file(path: str) -> Path:
-    folder = os.environ.get("YT8M_CACHE_DIR") or platformdirs.user_cache_dir("yt8m")
-    return Path(folder, "index", hashlib.sha256(os.fsencode(path)).hexdigest()[:32])
+    return Path(cache_folder(), "index", hashlib.sha256(os.fsencode(path)).hexdigest()[:32])
 
 
 def _read_cache(file: File) -> np.ndarray | None:

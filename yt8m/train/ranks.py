@@ -1,5 +1,6 @@
 """Several training processes (ranks) of one run: decisions that they share, and the death of one of them."""
 
+import logging
 import os
 import signal
 import sys
@@ -13,6 +14,10 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import distributed
+
+from yt8m.train.links import Links, connect
+
+log = logging.getLogger(__name__)
 
 
 class Vote:
@@ -37,10 +42,11 @@ class Vote:
 
 
 class WatchRanks(Callback):
-    """Ends all ranks that Lightning started, and their readers, when one of them dies.
+    """Ends all ranks, and their readers, when one of them dies.
 
-    Without it, the others wait in a collective until a timeout, or end in a traceback of the network library. A thread
-    of the first rank watches the other ranks' processes, a thread of each other rank watches its parent.
+    Without it, the others wait in a collective until a timeout, or end in a traceback of the network library. Where
+    Lightning started the ranks, a thread of the first one watches the others' processes, and a thread of each other
+    one watches its parent. Elsewhere (torchrun, SLURM, several machines) they watch connections (`yt8m.train.links`).
     """
 
     INTERVAL = 0.5  # seconds
@@ -49,13 +55,28 @@ class WatchRanks(Callback):
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._processes: list[Any] = []
+        self._links: Links | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        environment = (
-            getattr(trainer.strategy, "cluster_environment", None) if trainer.world_size > 1 else None
-        )
-        if self._thread or not isinstance(environment, LightningEnvironment):
-            return  # torchrun and SLURM watch their processes themselves
+        if self._thread or trainer.world_size == 1:
+            return
+        environment = getattr(trainer.strategy, "cluster_environment", None)
+        if not isinstance(environment, LightningEnvironment) or trainer.num_nodes > 1:
+            address = environment.main_address if environment else "localhost"
+            try:
+                self._links = connect(trainer.global_rank, address)
+            except OSError as error:
+                log.warning(
+                    "rank %d cannot watch the others: no connection to %s (%s)",
+                    trainer.global_rank,
+                    address,
+                    error,
+                )
+                return
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._watch_links, name="watch-ranks", daemon=True)
+            self._thread.start()
+            return
         self._processes = getattr(trainer.strategy.launcher, "procs", None) or []
         self._stop.clear()
         watch = self._watch_children if self._processes else self._watch_parent
@@ -83,7 +104,21 @@ class WatchRanks(Callback):
 
     def _end_watch(self) -> None:
         self._stop.set()
-        self._thread = None
+        thread, self._thread = self._thread, None
+        if self._links and thread:
+            thread.join(5)
+            self._links.close()
+            self._links = None
+
+    def _watch_links(self) -> None:
+        links = self._links
+        while links and not self._stop.wait(0.05):
+            lost = links.lost(self.INTERVAL / 2)
+            if lost is not None:
+                links.tell(lost)
+                self._stop.wait(1)  # perhaps this rank fails alike, and says why
+                if not self._stop.is_set():
+                    self._leave(f"rank {lost} died or lost its connection")
 
     def _watch_children(self, _: int) -> None:
         while not self._stop.wait(self.INTERVAL):

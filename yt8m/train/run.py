@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from yt8m.build import build
-from yt8m.checkpoint import check_position, check_resumable, find_checkpoint, read_checkpoint
+from yt8m.checkpoint import check_position, check_resumable, checkpoint_to_resume, read_checkpoint
 from yt8m.errors import ConfigError
 from yt8m.files import read_json, write_json
 from yt8m.module import VideoClassifier
@@ -25,7 +25,7 @@ from yt8m.train.results import count_parameters, print_results, provenance
 from yt8m.train.resume import Checkpoint, RandomState, ResumedEpoch
 from yt8m.train.session import lightning_session, make_trainer
 from yt8m.train.stats import RunStats
-from yt8m.train.stop import StopOnDivergence, resume_command
+from yt8m.train.stop import StopOnDivergence, requeue, resume_command
 from yt8m.train.storage_stats import StorageStats
 from yt8m.train.teacher import MissingPredictions, load_teachers
 
@@ -47,6 +47,9 @@ def train(config: dict[str, Any]) -> float:
         folder = Path(config["output_dir"])
         saved = (folder / "checkpoints" / "last.ckpt").is_file()
         message = f"resume with: {resume_command(folder)}" if saved else "no checkpoint was written yet"
+        if isinstance(stop, SIGTERMException) and stop.args and stop.args[0] == signal.SIGUSR2:
+            log.warning("stopped by SIGUSR2; requeued, and to be resumed with ckpt_path=auto")
+            requeue()
         if isinstance(stop, SIGTERMException) and stop.args != (signal.SIGINT,):
             log.error("stopped by SIGTERM; %s", message)
             raise
@@ -91,7 +94,7 @@ def _train(config: dict[str, Any]) -> float:
     )
     teachers = load_teachers(config["teacher"], classifier, config["trusted_packages"])
     classifier.objective.teachers = teachers
-    ckpt_path = find_checkpoint(config["ckpt_path"], folder) if config["ckpt_path"] else None
+    ckpt_path = checkpoint_to_resume(config["ckpt_path"], folder)
     if config["init_from"] and not ckpt_path:  # a resumed run has its own weights
         init_from(Path(config["init_from"]).expanduser(), classifier)
     stats, storage_stats = RunStats(), StorageStats()

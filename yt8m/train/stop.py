@@ -4,6 +4,7 @@ import os
 import shlex
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ from torch import Tensor
 from yt8m.errors import DivergedError
 from yt8m.train.checkpoint import AtomicCheckpointIO
 from yt8m.train.ranks import Vote
+from yt8m.train.resume import is_between_steps
 
 
 class SaveOnStop(Callback):
     """Ends training between two batches on Ctrl-C or SIGTERM, and writes `last.ckpt`.
 
-    Clusters send SIGTERM before they take a node away. All ranks end after the same batch, whichever of them got the
-    signal, so the checkpoint is as exact as any other. A second Ctrl-C ends the process at once, without saving.
+    Clusters send SIGTERM before they take a node away, submitit's jobs get SIGUSR2 (see `requeue`). All ranks end after
+    the same batch, whichever of them got the signal, so the checkpoint is as exact as any other. A second Ctrl-C ends
+    the process at once, without saving.
 
     Args:
         dirpath: folder of the checkpoint.
@@ -40,9 +43,13 @@ class SaveOnStop(Callback):
             # puts back the earlier handlers when it is done.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._handle)
+            if "SUBMITIT_EXECUTOR" in os.environ and callable(handler := signal.getsignal(signal.SIGUSR2)):
+                _submitit.append(handler)
+                signal.signal(signal.SIGUSR2, self._handle)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._check(trainer)
+        if is_between_steps(trainer):
+            self._check(trainer)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.state.fn == "fit":
@@ -75,6 +82,22 @@ class SaveOnStop(Callback):
         self._signal = self._vote.max(self._signal)
         if self._signal:
             trainer._signal_connector.received_sigterm = True  # Lightning ends after this batch
+
+
+_submitit: list[Any] = []  # its handler of SIGUSR2, which puts the job back into the queue
+
+
+def requeue() -> None:
+    """Let submitit put this job back into the queue, after its checkpoint was written; does not return.
+
+    Its handler would end the process wherever training happens to be, so `SaveOnStop` replaces it.
+    """
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    _submitit.pop()(signal.SIGUSR2, None)
+    time.sleep(
+        120
+    )  # it returned on a rank other than the first: if that ends too early, submitit ends the first one
+    raise SystemExit(1)
 
 
 class StopOnDivergence(Callback):
