@@ -104,7 +104,9 @@ def test_overfitting_repeats_the_same_batches(root):
     def epochs(overfit_batches):
         module = make(root)
         module.setup("fit")
-        module.trainer = SimpleNamespace(overfit_batches=overfit_batches, global_rank=0, world_size=1)
+        module.trainer = SimpleNamespace(
+            overfit_batches=overfit_batches, global_rank=0, world_size=1, accumulate_grad_batches=1
+        )
         loader = module.train_dataloader()
         first = ids(loader)
         loader.batch_sampler.set_epoch(1)

@@ -8,6 +8,7 @@ import contextlib
 import secrets
 import selectors
 import socket
+from typing import Any
 
 from torch import distributed
 
@@ -99,7 +100,7 @@ def connect(rank: int, address: str, timeout: float = 60) -> Links:
     return Links({0: _keep_alive(link)})
 
 
-def _share(values: list[object]) -> list[object]:
+def _share(values: list[Any]) -> list[Any]:
     distributed.broadcast_object_list(values, src=0)
     return values
 
