@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -297,7 +297,7 @@ class YT8MDataModule(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Position of the training, what its order depends on, and what was skipped."""
-        place = position(self.trainer, self._train_sampler)
+        place = position(cast(pl.Trainer, self.trainer), self._train_sampler)
         return place | {"order": self._order(), "skipped": self._all_skipped_records()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

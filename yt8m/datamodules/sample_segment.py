@@ -146,5 +146,5 @@ class SampleSegmentDataModule(YT8MDataModule):
         self.sample = sample
 
     def prepare_data(self) -> None:
-        if not self.read_only:
+        if not self.read_only and isinstance(self.root, Path):
             write_sample_segment(self.root, num_classes=self.num_classes, **self.sample)

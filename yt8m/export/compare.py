@@ -9,11 +9,11 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.datamodule import YT8MDataModule
 from yt8m.errors import YT8MError
-from yt8m.layers.masks import pad
 from yt8m.metrics import GAP
 from yt8m.module import VideoClassifier
 
@@ -55,8 +55,8 @@ def as_inputs(batch: Batch, reads: str) -> tuple[Tensor, ...]:
     """A batch as an exported file takes it: padded frames and their counts, or video vectors."""
     if reads == "video":
         return (batch.features,)
-    rows = torch.repeat_interleave(batch.num_frames, output_size=len(batch.features))
-    return pad(batch.features, rows, batch.num_frames, batch.longest), batch.num_frames
+    videos = torch.split(batch.features, batch.num_frames.tolist())
+    return pad_sequence(videos, batch_first=True), batch.num_frames
 
 
 @torch.inference_mode()
