@@ -56,7 +56,7 @@ def as_inputs(batch: Batch, reads: str) -> tuple[Tensor, ...]:
     if reads == "video":
         return (batch.features,)
     videos = torch.split(batch.features, batch.num_frames.tolist())
-    return pad_sequence(videos, batch_first=True), batch.num_frames
+    return pad_sequence(list(videos), batch_first=True), batch.num_frames
 
 
 @torch.inference_mode()
