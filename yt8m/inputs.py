@@ -8,9 +8,9 @@ from torch import Tensor
 
 from yt8m.build import build, class_name
 from yt8m.datamodules.batch import Batch
-from yt8m.datamodules.datamodule import gather
 from yt8m.datamodules.parse.windows import SEGMENT_FRAMES
 from yt8m.datamodules.quantization import affine, dequantize
+from yt8m.datamodules.ranks import gather
 from yt8m.errors import ConfigError
 from yt8m.layers.masks import valid_frames
 from yt8m.transforms import L2, Transform

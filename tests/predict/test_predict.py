@@ -20,7 +20,6 @@ from tfrecord.reader import tfrecord_iterator
 from tests.datamodules.records import write_shard
 from tests.training import run_command
 from yt8m.predict import writers
-from yt8m.predict.writers import Predictions
 
 CPU = ("trainer=cpu", "dataset.batch_size=7")
 
@@ -96,15 +95,6 @@ def test_the_csv_rescored_gives_the_gap_of_eval(predict, checkpoint, sample_root
         scores = [score for _, score in best]
         assert len(best) == len({c for c, _ in best}) == 20
         assert scores == sorted(scores, reverse=True)
-
-
-def test_scores_have_six_significant_digits(tmp_path):
-    writer = writers.KaggleWriter(tmp_path / "p.csv", [], [])
-    scores = np.array([[0.123456789, 1.25e-7]], dtype=np.float32)
-    none = np.empty((1, 0))
-    writer.write(Predictions(["a"], np.array([[3, 1]]), scores, none, none))
-    writer.close()
-    assert (tmp_path / "p.csv").read_text().splitlines()[1] == "a,3 0.123457 1 1.25e-07"
 
 
 def test_all_formats_say_the_same(predict, tmp_path):

@@ -12,7 +12,6 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from torch import distributed
 
 from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.dataset import ShardDataset
@@ -20,7 +19,9 @@ from yt8m.datamodules.loader import DeviceCopies, Loader
 from yt8m.datamodules.parse.windows import SEGMENT_FRAMES, Context
 from yt8m.datamodules.partition import fingerprint, is_checked, keep_check
 from yt8m.datamodules.position import position, resume_at, step_size
+from yt8m.datamodules.preflight import read_sample
 from yt8m.datamodules.quantization import RANGE
+from yt8m.datamodules.ranks import gather
 from yt8m.datamodules.sampler import BatchSampler
 from yt8m.datamodules.shards import find_shards
 from yt8m.datamodules.streaming import StreamingSampler
@@ -36,8 +37,6 @@ from yt8m.storage.storage import Storage
 log = logging.getLogger(__name__)
 
 _STAGES = {"fit": ("train", "validate"), "validate": ("validate",), "test": ("test",), None: PARTITIONS}
-# Partitions up to this size are read completely before training starts; of larger ones, each shard's first record.
-_PREFLIGHT_BYTES = 256 << 20
 
 
 class YT8MDataModule(pl.LightningDataModule):
@@ -107,18 +106,15 @@ class YT8MDataModule(pl.LightningDataModule):
     ):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        check(
-            Dataset, arguments | {"root": os.fspath(root), "quantization": [*quantization]}, prefix="dataset."
-        )
+        arguments |= {"root": os.fspath(root), "quantization": [*quantization]}
+        check(Dataset, arguments, prefix="dataset.")
         if bucket_by_length and level == "video":
             raise ConfigError(
                 "dataset.bucket_by_length: expected frame-level data, found dataset.level=video"
             )
         if level != "segment" and (segments or context):
             key = "segments" if segments else "context"
-            raise ConfigError(
-                f"dataset.{key}: expected dataset.level=segment beside it, found {level}; set it"
-            )
+            raise ConfigError(f"dataset.{key}: expected dataset.level=segment with it, found {level}; set it")
         low, high = quantization
         if low >= high:
             raise ConfigError(f"dataset.quantization: expected [min, max], found [{low}, {high}]")
@@ -131,8 +127,7 @@ class YT8MDataModule(pl.LightningDataModule):
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.shuffle_window, self.pad_to = shuffle_window, pad_to
         self.limit_shards, self.limit_videos = limit_shards, limit_videos
-        self.bucket_by_length = bucket_by_length
-        self.segments, self.context = segments, context
+        self.bucket_by_length, self.segments, self.context = bucket_by_length, segments, context
         self.vocabulary, self.target = vocabulary, target
         self.read_only = False  # `prepare_data` writes nothing: for a root that only a checkpoint names
         self.predict_partition = predict_partition
@@ -330,15 +325,7 @@ class YT8MDataModule(pl.LightningDataModule):
 
     def _open(self, partition: str, segments: str) -> ShardDataset:
         paths = self.shards(partition)[: self.limit_shards]
-        settings = [
-            self.features,
-            self.num_classes,
-            self.level,
-            self.dtype,
-            self.id_key,
-            self.max_frames,
-            segments,
-        ]
+        layout = [self.features, self.num_classes, self.level, self.dtype, self.id_key, self.max_frames]
         with (
             one_at_a_time(fingerprint(*paths), f"indexing {partition}") as turn,
             Progress(console=Console(stderr=True), transient=True, disable=len(paths) < 100) as bar,
@@ -350,46 +337,19 @@ class YT8MDataModule(pl.LightningDataModule):
                 turn.progress()
 
             dataset = self.read(paths, progress, segments, self.context)
-            check = None if dataset.remote else fingerprint(*paths, *dataset.stamps, *settings)
+            check = None if dataset.remote else fingerprint(*paths, *dataset.stamps, *layout, segments)
             if self.on_corrupt == "raise" and not (check and is_checked(check)):
-                self._preflight(dataset, partition, turn.progress)
+                read_sample(dataset, partition, turn.progress)
                 if check:
                     keep_check(check)
         self._record_errors(dataset.errors)
         counted = (dataset.shard_sizes >= 0).all()
         records = f"{len(dataset):,}" if counted else "an unknown number of"
         log.info("%s: %s records in %s shards", partition, records, f"{len(dataset.paths):,}")
-        if self.limit_videos is not None and not (counted and self.limit_videos >= len(dataset)):
-            log.info(
-                "%s: using the first %s records (dataset.limit_videos)",
-                partition,
-                f"{self.limit_videos:,}",
-            )
+        limit = self.limit_videos
+        if limit is not None and not (counted and limit >= len(dataset)):
+            log.info("%s: using the first %s records (dataset.limit_videos)", partition, f"{limit:,}")
         return dataset
-
-    def _preflight(self, dataset: ShardDataset, partition: str, progress: Callable[[], None]) -> None:
-        """Read records before training, so that what does not fit is reported now and not hours later."""
-        numbers: Sequence[int]
-        everything = not dataset.remote and (
-            sum(os.path.getsize(path) for path in dataset.paths) <= _PREFLIGHT_BYTES
-        )
-        if dataset.remote:  # one shard, because each has to come here
-            numbers = dataset.remote.first_records(0, 64)
-        elif everything:
-            numbers = range(len(dataset))
-        else:
-            first = np.cumsum(dataset.shard_sizes) - dataset.shard_sizes
-            numbers = first[dataset.shard_sizes > 0].tolist()
-        rows = 0
-        for begin in range(0, len(numbers), 64):
-            rows += len(dataset.__getitems__(list(numbers[begin : begin + 64])))
-            progress()
-        dataset.release()
-        if not rows and everything:
-            raise ConfigError(
-                f"dataset.{partition}: expected videos with rated segments, found none among {len(dataset):,}; choose "
-                "other shards, or dataset.level=frame"
-            )
 
     def _shard_sizes(self, partition: str) -> np.ndarray:
         """Records to use of each shard, int64 `[S]`: all, or the first `limit_videos` of the partition."""
@@ -437,12 +397,3 @@ class YT8MDataModule(pl.LightningDataModule):
         loader = Loader(self.datasets[partition], sampler, self.num_workers, partition)
         self._loaders[partition] = loader
         return loader
-
-
-def gather(value: Any) -> list[Any]:
-    """The value of every rank."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [value]
-    values: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(values, value)
-    return values

@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from yt8m.datamodules.datamodule import gather
+from yt8m.datamodules.ranks import gather
 from yt8m.storage import usage
 
 
