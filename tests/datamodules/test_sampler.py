@@ -62,7 +62,7 @@ def test_windows_mix_shards_but_only_within_a_window():
 def test_start_skips_only_in_its_own_epoch():
     whole = BatchSampler(SIZES, 4, shuffle=True)
     resumed = BatchSampler(SIZES, 4, shuffle=True)
-    resumed.start_at(1, 5)
+    resumed.start_at(1, 5 * 4)
     assert batches(resumed, epoch=1) == batches(whole, epoch=1)[5:]
     assert batches(resumed, epoch=2) == batches(whole, epoch=2)
     assert len(resumed) == len(whole)

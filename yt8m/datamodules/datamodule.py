@@ -337,7 +337,11 @@ class YT8MDataModule(pl.LightningDataModule):
                 turn.progress()
 
             dataset = self.read(paths, progress, segments, self.context)
-            check = None if dataset.remote else fingerprint(*paths, *dataset.stamps, *layout, segments)
+            check = (
+                None
+                if dataset.remote
+                else fingerprint(*paths, *dataset.stamps, *layout, segments, self.context)
+            )
             if self.on_corrupt == "raise" and not (check and is_checked(check)):
                 read_sample(dataset, partition, turn.progress)
                 if check:
