@@ -128,9 +128,8 @@ class YT8MDataModule(pl.LightningDataModule):
         self.shuffle_window, self.pad_to = shuffle_window, pad_to
         self.limit_shards, self.limit_videos = limit_shards, limit_videos
         self.bucket_by_length, self.segments, self.context = bucket_by_length, segments, context
-        self.vocabulary, self.target = vocabulary, target
+        self.vocabulary, self.target, self.predict_partition = vocabulary, target, predict_partition
         self.read_only = False  # `prepare_data` writes nothing: for a root that only a checkpoint names
-        self.predict_partition = predict_partition
         self.datasets: dict[str, ShardDataset] = {}
         self._skipped_records: set[str] = set()  # locations of skipped records, as errors name them
         self._slow_records: Counter[str] = Counter()  # by partition, of loaders that were closed
@@ -326,6 +325,7 @@ class YT8MDataModule(pl.LightningDataModule):
     def _open(self, partition: str, segments: str) -> ShardDataset:
         paths = self.shards(partition)[: self.limit_shards]
         layout = [self.features, self.num_classes, self.level, self.dtype, self.id_key, self.max_frames]
+        layout += [segments, self.context]
         with (
             one_at_a_time(fingerprint(*paths), f"indexing {partition}") as turn,
             Progress(console=Console(stderr=True), transient=True, disable=len(paths) < 100) as bar,
@@ -337,11 +337,7 @@ class YT8MDataModule(pl.LightningDataModule):
                 turn.progress()
 
             dataset = self.read(paths, progress, segments, self.context)
-            check = (
-                None
-                if dataset.remote
-                else fingerprint(*paths, *dataset.stamps, *layout, segments, self.context)
-            )
+            check = None if dataset.remote else fingerprint(*paths, *dataset.stamps, *layout)
             if self.on_corrupt == "raise" and not (check and is_checked(check)):
                 read_sample(dataset, partition, turn.progress)
                 if check:
