@@ -105,7 +105,7 @@ def test_the_trainer_takes_every_key_of_its_configs():
 
     takes = set(inspect.signature(pytorch_lightning.Trainer.__init__).parameters)
     for option in options("trainer"):
-        assert set(composed(f"trainer={option}").trainer) - {"_target_"} <= takes, option
+        assert set(composed(f"trainer={option}").trainer) - {"_target_", "matmul"} <= takes, option
 
 
 def test_overrides_become_a_folder_name():

@@ -106,11 +106,21 @@ def test_credentials_reach_no_file(bucket: Bucket, sample: Path, tmp_path: Path,
 def test_a_run_from_a_bucket_is_the_run_from_files(bucket: Bucket, sample: Path, tmp_path: Path):
     """In processes of their own, as a user starts them; the number of batches is unknown, and so ends the epoch."""
     bucket.upload(sample)
-    tiny = "model=logistic dataset.num_classes=8 trainer=cpu trainer.max_epochs=2 dataset.batch_size=16"
+    tiny = "model=logistic dataset=yt8m_frame dataset.num_classes=8 trainer=cpu trainer.max_epochs=2"
+    shards = [f"dataset.{name}={name}/*.tfrecord" for name in ("train", "validate", "test")]
     found = []
     for name, root in (("bucket", bucket.root), ("files", str(sample))):
         folder = tmp_path / name
-        command = [sys.executable, "-W", "ignore", "-m", "yt8m.train", *tiny.split(), f"dataset.root={root}"]
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "yt8m.train",
+            *tiny.split(),
+            *shards,
+            f"dataset.root={root}",
+        ]
         done = subprocess.run(
             [*command, f"hydra.run.dir={folder}"], capture_output=True, text=True, timeout=300
         )

@@ -215,8 +215,9 @@ def _write(folder: Path, parameters: dict[str, int]) -> None:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    """Size in bytes of every file below the folder, by relative path."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    """Size in bytes of every file below the folder, by relative path, without the indices that `verify` writes."""
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    paths = sorted(path for path in found if path.suffix != ".tfindex")
     return {path.relative_to(folder).as_posix(): path.lstat().st_size for path in paths}
 
 

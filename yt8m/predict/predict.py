@@ -31,8 +31,8 @@ def predict(config: dict[str, Any]) -> None:
         return
     if isinstance(config["weights"], str) and config["weights"] != "fit":
         raise ConfigError(
-            f"weights: expected numbers, one per checkpoint, or fit, found {config['weights']}; set video for a "
-            "folder of weight files"
+            f"weights: expected positive numbers, one per checkpoint, or fit, found {config['weights']}; set video "
+            "for a folder of weight files"
         )
     count = len(config["ckpt_path"]) if isinstance(config["ckpt_path"], list) else 1
     weights = normalized_weights(config["weights"], count)

@@ -84,7 +84,11 @@ def _at_level(path: Path, datamodule: YT8MDataModule) -> dict[str, Any]:
     """
     hparams = read_checkpoint(path)["hyper_parameters"]
     level, context = hparams.get("level", "frame"), hparams.get("context", 0)
-    if level == datamodule.level != "segment":
+    if level == datamodule.level != "segment" or level not in (
+        "frame",
+        "video",
+        "segment",
+    ):  # refused by its name
         return {}
     if level != datamodule.level and "video" in (level, datamodule.level):
         raise ConfigError(
