@@ -120,12 +120,12 @@ def restore_data(path: Path, dataset: dict[str, Any], trusted_packages: Sequence
 
 
 def make_trainer(config: dict[str, Any], callbacks: list[Any], loggers: list[Any]) -> pl.Trainer:
-    """Lightning's Trainer from the group `trainer`; `precision: null` and `matmul: null` mean what fits the device."""
+    """Lightning's Trainer from the group `trainer`; `precision: null` means what fits the device."""
     arguments = dict(config["trainer"])
     on_cpu = arguments.get("accelerator", "auto") == "cpu" or not torch.cuda.is_available()
     if arguments.get("precision") is None:
         arguments["precision"] = _precision(on_cpu)
-    torch.set_float32_matmul_precision(arguments.pop("matmul", None) or ("medium" if on_cpu else "highest"))
+    torch.set_float32_matmul_precision(arguments.pop("matmul", None) or "highest")
     if on_cpu:
         keep_freed_memory()
     return instantiate(
