@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and JSON."""
+"""Files that are written whole or not at all, JSON, and the user's cache folder."""
 
 import contextlib
 import json
@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 from yt8m.errors import WriteError
+
+
+def cache_folder() -> Path:
+    """The folder of all that this package keeps on the machine; `YT8M_CACHE_DIR` overrides the user's cache folder."""
+    return Path(os.environ.get("YT8M_CACHE_DIR") or platformdirs.user_cache_dir("yt8m"))
 
 
 @contextlib.contextmanager

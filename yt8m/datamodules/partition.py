@@ -11,9 +11,9 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from yt8m.datamodules.tfrecord import Index, cache_folder, scan
+from yt8m.datamodules.tfrecord import Index, scan
 from yt8m.errors import DataError, WriteError
-from yt8m.files import replacing
+from yt8m.files import cache_folder, replacing
 
 _THREADS = 8
 _MAGIC = b"yt8mpt01"

@@ -22,10 +22,9 @@ from typing import Protocol, runtime_checkable
 
 import google_crc32c
 import numpy as np
-import platformdirs
 
 from yt8m.errors import DataError, WriteError
-from yt8m.files import write_bytes
+from yt8m.files import cache_folder, write_bytes
 
 HEADER = 12  # bytes before the payload: length and its CRC
 FOOTER = 4  # bytes after it: the CRC of the payload
@@ -334,11 +333,6 @@ def fits(records: np.ndarray, file: File) -> bool:
     """
     offset, size = records[-1].tolist()
     return file.read(offset, HEADER) == header(size - FRAMING)
-
-
-def cache_folder() -> Path:
-    """The user's cache folder; `YT8M_CACHE_DIR` overrides it."""
-    return Path(os.environ.get("YT8M_CACHE_DIR") or platformdirs.user_cache_dir("yt8m"))
 
 
 def _cache_file(path: str) -> Path:

@@ -12,9 +12,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from yt8m import errors
-from yt8m.datamodules.tfrecord import cache_folder
 from yt8m.errors import RankError, YT8MError
-from yt8m.files import write_json
+from yt8m.files import cache_folder, write_json
 
 log = logging.getLogger(__name__)
 

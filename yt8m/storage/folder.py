@@ -11,11 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from fsspec.utils import glob_translate
 
 from yt8m.errors import ConfigError, FetchError
-from yt8m.files import write_bytes
+from yt8m.files import cache_folder, write_bytes
 from yt8m.storage import transport
 from yt8m.storage.cache import Cache
 from yt8m.storage.manifest import MANIFEST, Entry, from_csv
@@ -46,18 +45,13 @@ class RemoteFolder:
         return self.address.rstrip("/").rpartition("/")[2]
 
 
-def user_cache() -> Path:
-    """The folder of all that this package keeps on the machine."""
-    return Path(os.environ.get("YT8M_CACHE_DIR") or platformdirs.user_cache_dir("yt8m"))
-
-
 def fetch_file(address: str) -> Path | None:
     """A local copy of a small file, such as a vocabulary; None if there is no such object."""
     try:
         content = transport.read(address, transport.FIRST_ATTEMPTS)
     except (FileNotFoundError, IsADirectoryError):
         return None
-    folder = user_cache() / "files" / hashlib.sha256(address.encode()).hexdigest()[:32]
+    folder = cache_folder() / "files" / hashlib.sha256(address.encode()).hexdigest()[:32]
     target = folder / re.sub(r"[^\w.-]", "_", address.rpartition("/")[2])
     write_bytes(target, content)
     return target

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from yt8m.errors import ConfigError
+from yt8m.files import cache_folder
 from yt8m.storage import transport
 from yt8m.storage.cache import Cache, parse_bytes
 from yt8m.storage.folder import (
@@ -14,7 +15,6 @@ from yt8m.storage.folder import (
     fetch_file,
     find_remote_shards,
     read_manifest,
-    user_cache,
 )
 from yt8m.storage.manifest import Entry
 from yt8m.storage.shard import RemoteShard
@@ -87,10 +87,11 @@ class Storage:
     def file(self, name: str | os.PathLike[str]) -> Path | None:
         """A small file below the root, as a local path; None if there is no such file."""
         path = Path(name).expanduser()
-        if isinstance(self.root, Path) or path.is_absolute():
-            path = path if path.is_absolute() or not isinstance(self.root, Path) else self.root / path
-            return path if path.is_file() else None
-        return fetch_file(str(self.root / name))
+        if isinstance(self.root, Path):
+            path = self.root / path  # an absolute one stays as it is
+        elif not path.is_absolute():
+            return fetch_file(str(self.root / name))
+        return path if path.is_file() else None
 
     @cached_property
     def manifest(self) -> list[Entry] | None:
@@ -100,7 +101,7 @@ class Storage:
     @cached_property
     def cache(self) -> Cache:
         """The cache, which is made when the first shard arrives."""
-        folder = Path(self._cache_dir).expanduser().absolute() if self._cache_dir else user_cache() / "shards"
+        folder = Path(self._cache_dir).expanduser().absolute() if self._cache_dir else cache_folder() / "shards"
         cache = Cache(folder, self._limit or 0)
         if self._limit is None:
             existing = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
