@@ -114,6 +114,12 @@ def draw_labels(rng: np.random.Generator, num_videos: int, classes: list[SampleC
     return labels
 
 
+def draw_noise(rng: np.random.Generator, num_frames: int, size: int) -> np.ndarray:
+    """Frames without a signal, int16 [num_frames, size], around 128."""
+    noise = rng.integers(0, NOISE, size=(2, num_frames, size), dtype=np.uint8)
+    return np.asarray(noise.sum(axis=0, dtype=np.int16) + (128 - NOISE))
+
+
 def draw_video(
     rng: np.random.Generator, num_frames: int, labelled: list[SampleClass], patterns: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
@@ -122,10 +128,7 @@ def draw_video(
     `patterns` has a direction per class and feature, int16 [C, D] of -1 and 1. An order class's direction is the
     event that comes first in it.
     """
-    frames = {}
-    for name, size in FEATURES.items():
-        noise = rng.integers(0, NOISE, size=(2, num_frames, size), dtype=np.uint8)
-        frames[name] = noise.sum(axis=0, dtype=np.int16) + (128 - NOISE)
+    frames = {name: draw_noise(rng, num_frames, size) for name, size in FEATURES.items()}
     for sample_class in labelled:
         if sample_class.family in FEATURES:
             feature = sample_class.family
@@ -373,10 +376,12 @@ class SampleDataModule(YT8MDataModule):
         arguments: those of `YT8MDataModule`.
     """
 
+    write: Callable[..., Path] = staticmethod(write_sample)
+
     def __init__(self, *, sample: dict[str, Any], **arguments: Any):
         super().__init__(**arguments)
         self.sample = sample
 
     def prepare_data(self) -> None:
         if not self.read_only and isinstance(self.root, Path):
-            write_sample(self.root, num_classes=self.num_classes, **self.sample)
+            self.write(self.root, num_classes=self.num_classes, **self.sample)

@@ -12,13 +12,20 @@ every second training video has none; and a part of the classes is never rated (
 import csv
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from yt8m.datamodules.datamodule import YT8MDataModule
 from yt8m.datamodules.parse.windows import SEGMENT_FRAMES, every_start
-from yt8m.datamodules.sample import COLUMNS, FEATURES, NOISE, PARTITIONS, draw_ids, serialize, write_once
+from yt8m.datamodules.sample import (
+    COLUMNS,
+    FEATURES,
+    PARTITIONS,
+    SampleDataModule,
+    draw_ids,
+    draw_noise,
+    serialize,
+    write_once,
+)
 from yt8m.datamodules.tfrecord import framed
 from yt8m.errors import ConfigError
 from yt8m.labels import SEGMENT_LABEL_IDS
@@ -106,10 +113,7 @@ def _draw_video(
     rng: np.random.Generator, length: int, directions: np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray], list[tuple[int, int, bool]]]:
     """Labels, frames, and ratings of a video of `length` frames."""
-    frames = {}
-    for name, size in FEATURES.items():
-        noise = rng.integers(0, NOISE, size=(2, length, size), dtype=np.uint8)
-        frames[name] = noise.sum(axis=0, dtype=np.int16) + (128 - NOISE)
+    frames = {name: draw_noise(rng, length, size) for name, size in FEATURES.items()}
     themes, events = directions
     labels = np.sort(rng.choice(len(themes), rng.integers(1, MOST_LABELS + 1), replace=False))
     starts = np.array(every_start(length))
@@ -133,18 +137,7 @@ def _is_rated(label: int) -> bool:
     return label % UNRATED_CLASSES != UNRATED_CLASSES - 1
 
 
-class SampleSegmentDataModule(YT8MDataModule):
-    """`YT8MDataModule` of the made-up segments, which `prepare_data` writes if they are missing.
+class SampleSegmentDataModule(SampleDataModule):
+    """`SampleDataModule` of the made-up segments; `sample` has arguments of `write_sample_segment`."""
 
-    Args:
-        sample: arguments of `write_sample_segment`, except the number of classes.
-        arguments: those of `YT8MDataModule`.
-    """
-
-    def __init__(self, *, sample: dict[str, Any], **arguments: Any):
-        super().__init__(**arguments)
-        self.sample = sample
-
-    def prepare_data(self) -> None:
-        if not self.read_only and isinstance(self.root, Path):
-            write_sample_segment(self.root, num_classes=self.num_classes, **self.sample)
+    write = staticmethod(write_sample_segment)
