@@ -57,6 +57,7 @@ class BatchSampler(Sampler[list[int]]):
     ):
         self.shard_sizes = np.asarray(shard_sizes, dtype=np.int64)
         self.num_records = int(self.shard_sizes.sum())
+        self._ends = np.cumsum(self.shard_sizes)
         for key, value in (("batch_size", batch_size), ("shuffle_window", window)):
             if value < 1:
                 raise ConfigError(f"dataset.{key}: expected 1 or more, found {value}")
@@ -128,14 +129,7 @@ class BatchSampler(Sampler[list[int]]):
         if not self.shuffle:
             return np.arange(self.num_records)
         rng = self._generator()
-        starts = np.cumsum(self.shard_sizes) - self.shard_sizes
-        shards = rng.permutation(len(self.shard_sizes))
-        windows = []
-        for begin in range(0, len(shards), self.window):
-            chosen = shards[begin : begin + self.window]
-            records = [np.arange(starts[s], starts[s] + self.shard_sizes[s]) for s in chosen]
-            windows.append(rng.permutation(np.concatenate(records)))
-        order = np.concatenate(windows)
+        order = np.concatenate([*self._windows(rng)])
         if self.lengths is not None:
             for begin, size in self.sections:
                 order = self._bucketed(order, begin, size, rng)
@@ -144,8 +138,23 @@ class BatchSampler(Sampler[list[int]]):
 
     def shard_order(self) -> np.ndarray:
         """The shards in the order in which the epoch needs them, int64 `[S]`."""
+        return self._shard_order(self._generator())
+
+    def _shard_order(self, rng: np.random.Generator) -> np.ndarray:
         number = len(self.shard_sizes)
-        return self._generator().permutation(number) if self.shuffle else np.arange(number)
+        return rng.permutation(number) if self.shuffle else np.arange(number)
+
+    def _windows(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """The epoch's record numbers, a window of shards at a time."""
+        shards = self._shard_order(rng).tolist()
+        step = self.window if self.shuffle else 1
+        for begin in range(0, len(shards), step):
+            window = np.concatenate([np.arange(*self._span(shard)) for shard in shards[begin : begin + step]])
+            yield rng.permutation(window) if self.shuffle else window
+
+    def _span(self, shard: int) -> tuple[int, int]:
+        """Number of a shard's first record, and of the one after its last."""
+        return int(self._ends[shard] - self.shard_sizes[shard]), int(self._ends[shard])
 
     def _generator(self, *more: int) -> np.random.Generator:
         """The epoch's source of chance; its first draw orders the shards."""

@@ -67,7 +67,7 @@ class StreamingSampler(BatchSampler):
         elif place % size:
             sizes = iter([size - place % size])
         rest, wanted = np.zeros(0, np.int64), next(sizes, None)
-        for window in self._windows():
+        for window in self._windows(self._generator()):
             skipped = min(place, len(window))
             place -= skipped
             rest = np.concatenate([rest, window[skipped:]])
@@ -86,15 +86,6 @@ class StreamingSampler(BatchSampler):
         if len(rest):
             yield rest
 
-    def _windows(self) -> Iterator[np.ndarray]:
-        """The epoch's record numbers, a window of shards at a time."""
-        rng = self._generator()
-        shards = rng.permutation(len(self._sizes)) if self.shuffle else np.arange(len(self._sizes))
-        step = self.window if self.shuffle else 1
-        for begin in range(0, len(shards), step):
-            records = []
-            for shard in shards[begin : begin + step].tolist():
-                size = int(self._sizes[shard]) if self._sizes[shard] >= 0 else self._count(shard)
-                records.append(np.arange(self._starts[shard], self._starts[shard] + size))
-            window = np.concatenate(records)
-            yield rng.permutation(window) if self.shuffle else window
+    def _span(self, shard: int) -> tuple[int, int]:
+        start, size = int(self._starts[shard]), int(self._sizes[shard])
+        return start, start + (size if size >= 0 else self._count(shard))

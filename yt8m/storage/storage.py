@@ -101,7 +101,9 @@ class Storage:
     @cached_property
     def cache(self) -> Cache:
         """The cache, which is made when the first shard arrives."""
-        folder = Path(self._cache_dir).expanduser().absolute() if self._cache_dir else cache_folder() / "shards"
+        folder = (
+            Path(self._cache_dir).expanduser().absolute() if self._cache_dir else cache_folder() / "shards"
+        )
         cache = Cache(folder, self._limit or 0)
         if self._limit is None:
             existing = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
