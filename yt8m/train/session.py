@@ -7,7 +7,7 @@ import platform
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,25 +70,23 @@ def restore(
     the checkpoint's word unless `dataset` says so, and then nothing is written there.
     """
     path = find_checkpoint(ckpt_path, folder)
-    datamodule = restore_data(path, dataset, trusted_packages)
-    at_level = _at_level(path, datamodule)
+    content = read_checkpoint(path)
+    datamodule = _make_data(content, path, dataset, trusted_packages)
+    at_level = _at_level(content["hyper_parameters"], path, datamodule)
+    del content  # the weights are read again, into the network: no two copies of them at once
     classifier = VideoClassifier.load_from_checkpoint(path, trusted_packages=trusted_packages, **at_level)
     return path, classifier, datamodule
 
 
-def _at_level(path: Path, datamodule: YT8MDataModule) -> dict[str, Any]:
+def _at_level(hparams: Mapping[str, Any], path: Path, datamodule: YT8MDataModule) -> dict[str, Any]:
     """What a classifier has to know of a dataset whose level or context may be another than in training.
 
     Raises:
         ConfigError: the checkpoint's network cannot read it.
     """
-    hparams = read_checkpoint(path)["hyper_parameters"]
     level, context = hparams.get("level", "frame"), hparams.get("context", 0)
-    if level == datamodule.level != "segment" or level not in (
-        "frame",
-        "video",
-        "segment",
-    ):  # refused by its name
+    known = level in ("frame", "video", "segment")  # the classifier refuses another one by its name
+    if not known or level == datamodule.level != "segment":
         return {}
     if level != datamodule.level and "video" in (level, datamodule.level):
         raise ConfigError(
@@ -109,7 +107,13 @@ def _at_level(path: Path, datamodule: YT8MDataModule) -> dict[str, Any]:
 
 def restore_data(path: Path, dataset: dict[str, Any], trusted_packages: Sequence[str] = ()) -> YT8MDataModule:
     """The data module of `restore`."""
-    config = run_config(read_checkpoint(path), path)
+    return _make_data(read_checkpoint(path), path, dataset, trusted_packages)
+
+
+def _make_data(
+    content: Mapping[str, Any], path: Path, dataset: dict[str, Any], trusted_packages: Sequence[str]
+) -> YT8MDataModule:
+    config = run_config(content, path)
     arguments = config["dataset"] | {"limit_shards": None, "limit_videos": None}
     for key in ("cache_dir", "cache_limit"):  # of the machine that trained
         arguments.pop(key, None)
