@@ -153,8 +153,8 @@ class File:
     whose pages the system can evict.
     """
 
-    def __init__(self, path: str | Source, unpack: bool = True):
-        self.path = path.address if isinstance(path, Source) else path
+    def __init__(self, path: str | os.PathLike[str] | Source, unpack: bool = True):
+        self.path = path.address if isinstance(path, Source) else os.fspath(path)
         self.gzip_error = ""
         self._map: mmap.mmap | None = None
         self.fd = -1

@@ -202,13 +202,7 @@ def read(address: str, attempts: int | None = None) -> bytes:
 
 def write(address: str, content: bytes) -> None:
     """Write an object whole; raises WriteError."""
-    try:
-        call(address, "write", lambda fs: fs.pipe_file(address, content))
-    except (FetchError, OSError, NotImplementedError) as error:
-        text = (
-            str(error) if isinstance(error, FetchError) else f"{address}: could not write ({reason(error)})"
-        )
-        raise WriteError(text) from None
+    _write(address, lambda fs: fs.pipe_file(address, content))
 
 
 def upload(path: str | os.PathLike[str], address: str) -> None:
@@ -226,13 +220,16 @@ def upload(path: str | os.PathLike[str], address: str) -> None:
             raise ShortReadError(f"expected {size} bytes at the end, found {found}")
 
     check_address(address, "output")
+    _write(address, action)
+
+
+def _write(address: str, action: Callable[[Any], None]) -> None:
     try:
         call(address, "write", action)
-    except (FetchError, OSError, NotImplementedError) as error:
-        text = (
-            str(error) if isinstance(error, FetchError) else f"{address}: could not write ({reason(error)})"
-        )
-        raise WriteError(text) from None
+    except FetchError as error:
+        raise WriteError(str(error)) from None
+    except (OSError, NotImplementedError) as error:
+        raise WriteError(f"{address}: could not write ({reason(error)})") from None
 
 
 def read_range(address: str, start: int, end: int, check: Callable[[], None]) -> bytes:

@@ -226,7 +226,7 @@ def check_shard(
 
 def _checksum(path: Shard) -> int:
     """CRC-32C of the whole file, as it is stored."""
-    crc, file = 0, File(path if isinstance(path, RemoteShard) else os.fspath(path), unpack=False)
+    crc, file = 0, File(path, unpack=False)
     for offset in range(0, file.size, _BATCH_BYTES):
         crc = google_crc32c.extend(crc, file.read(offset, _BATCH_BYTES))
     return crc
@@ -234,7 +234,7 @@ def _checksum(path: Shard) -> int:
 
 def _write_sidecar(path: Shard) -> None:
     """Write the shard's `.tfindex`; a gzip shard has none."""
-    if File(path if isinstance(path, RemoteShard) else os.fspath(path), unpack=False).gzip:
+    if File(path, unpack=False).gzip:
         return
     content = sidecar_of(scan(path, cache=False).records)
     target = f"{os.path.splitext(os.fspath(path))[0]}.tfindex"
@@ -329,7 +329,7 @@ def _repair(path: Shard, report: ShardReport, bad: set[int], folder: Path) -> No
     if not places:
         return
     target = folder / Path(report.path).name
-    shard = File(path if isinstance(path, RemoteShard) else os.fspath(path))
+    shard = File(path)
     opener = gzip.open if shard.gzip else open
     with replacing(target) as part, opener(part, "wb") as file:
         for offset, size in places:
