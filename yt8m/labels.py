@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from yt8m.errors import ConfigError
-from yt8m.ranking import TOP_K, top_classes
+from yt8m.metric_table import TOP_K
+from yt8m.ranking import top_classes
 
 _INDEX = ("Index", "index")
 _NAME = ("Name", "display_name")

@@ -11,6 +11,10 @@ PARTITIONS = ("train", "validate", "test")
 PREFIX = {"train": "train", "validate": "val", "test": "test"}
 
 
+TOP_K = 20  # classes of a video: the reference pools this many pairs of each
+MAX_SEGMENTS = 100_000  # segments of a class that count in the 2019 challenge
+
+
 class MetricInfo(NamedTuple):
     """One row of the table.
 

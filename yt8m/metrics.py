@@ -21,8 +21,8 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
-from yt8m.metric_table import METRICS
-from yt8m.ranking import TOP_K, Ranking, rank, sortable
+from yt8m.metric_table import METRICS, TOP_K
+from yt8m.ranking import Ranking, rank, sortable
 
 _CHUNK = 1 << 20  # pairs that are converted at once
 _NAN_SCORES = "scores must be numbers that can be ranked, found NaN; look for a diverged loss or bad features"

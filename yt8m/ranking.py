@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-TOP_K = 20  # the reference pools this many pairs of each video
+from yt8m.metric_table import TOP_K
+
 BLOCK = 32  # classes whose maximum stands for them in the first pass
 ROWS = 256  # videos ranked at once on a CPU
 

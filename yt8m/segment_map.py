@@ -18,10 +18,10 @@ from torch import Tensor, distributed
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from yt8m.metric_table import MAX_SEGMENTS
 from yt8m.metrics import average_precision
 from yt8m.ranking import Ranking
 
-MAX_SEGMENTS = 100_000  # K
 _STATES = {"scores": torch.float32, "classes": torch.int32, "hits": torch.bool}
 _TRUE = 2  # state of a pair: 0 unrated, 1 rated false
 _INFINITY = 0x7F800000  # the bits of the largest float32

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from yt8m.metric_table import MAX_SEGMENTS
 from yt8m.predict.writers import Predictions, Writer
 
-MAX_SEGMENTS = 100_000  # of one class
 _ROWS = 2048  # segments that are ranked at a time
 _ROW_BITS, _LAST_ROW = np.uint64(32), np.uint64(2**32 - 1)
 

@@ -10,9 +10,10 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from yt8m.datamodules.batch import Batch
+from yt8m.metric_table import TOP_K
 from yt8m.module import VideoClassifier
 from yt8m.predict.ensemble import Ensemble
-from yt8m.ranking import TOP_K, top_classes
+from yt8m.ranking import top_classes
 from yt8m.train.session import make_trainer, restore_data
 
 log = logging.getLogger(__name__)

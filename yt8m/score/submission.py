@@ -11,11 +11,10 @@ from typing import TextIO
 import numpy as np
 
 from yt8m.errors import ConfigError, DataError
+from yt8m.metric_table import MAX_SEGMENTS, TOP_K
 from yt8m.score.labels import Ratings
 
 SEGMENTS, VIDEOS = "Class,Segments", "VideoId,LabelConfidencePairs"  # headers
-K = 100_000  # segments of a class
-TOP = 20  # classes of a video
 _MOST_DIGITS = 9  # of a class or a start
 
 
@@ -133,7 +132,7 @@ def score_segments(path: Path, ratings: Ratings, strict: bool) -> Result:
             rated = ratings.of_class[label]
             hits = np.array([rated[segment] for segment in segments if segment in rated], bool)
             precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
-            result.aps[label] = float(precision[hits].sum()) / min(positives[label], K)
+            result.aps[label] = float(precision[hits].sum()) / min(positives[label], MAX_SEGMENTS)
     result.lines, result.mistakes = len(classes), dict(lines.mistakes)
     result.missing = [label for label in positives if label not in classes]
     result.aps |= dict.fromkeys(result.missing, 0.0)
@@ -144,11 +143,14 @@ def score_segments(path: Path, ratings: Ratings, strict: bool) -> Result:
 
 def _segments(lines: _Lines, segments: list[str], ratings: Ratings, known: set[str]) -> list[str]:
     """The segments of a line that count, after its checks."""
-    if len(segments) > K:
+    if len(segments) > MAX_SEGMENTS:
         lines.mistake(
-            "segments beyond 100,000", f"at most {K:,} segments", f"{len(segments):,}", len(segments) - K
+            "segments beyond 100,000",
+            f"at most {MAX_SEGMENTS:,} segments",
+            f"{len(segments):,}",
+            len(segments) - MAX_SEGMENTS,
         )
-        segments = segments[:K]
+        segments = segments[:MAX_SEGMENTS]
     unique = dict.fromkeys(segments)
     if len(unique) < len(segments):
         seen: set[str] = set()
@@ -224,6 +226,6 @@ def _pairs(lines: _Lines, words: list[str]) -> list[tuple[int, float]]:
             lines.mistake("classes that come twice", "each class once", f"class {label} again")
             continue
         pairs[label] = score
-    if len(pairs) > TOP:
-        lines.mistake("classes beyond 20", f"at most {TOP} classes", str(len(pairs)), len(pairs) - TOP)
-    return sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))[:TOP]
+    if len(pairs) > TOP_K:
+        lines.mistake("classes beyond 20", f"at most {TOP_K} classes", str(len(pairs)), len(pairs) - TOP_K)
+    return sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))[:TOP_K]
