@@ -137,6 +137,35 @@ def test_loading_names_what_is_wrong(tiny_run, tmp_path):
             yt8m.load(path, device=device)
 
 
+def test_all_frames_reach_models_of_vectors_and_of_segments():
+    """Their rows have 1 and 5 frames: a video has more."""
+    from yt8m.module import VideoClassifier
+
+    frames = np.random.default_rng(0).integers(0, 256, (12, 6), np.uint8)
+    for level, rows in (("video", 1), ("segment", 5)):
+        module = VideoClassifier(
+            model={"_target_": "yt8m.models.logistic.Logistic"},
+            feature_sizes={"rgb": 6},
+            num_classes=4,
+            loss={"_target_": "yt8m.losses.BCE"},
+            optimizer={"_target_": "torch.optim.Adam"},
+            level=level,
+            max_frames=rows,
+            config={"dataset": {"max_frames": 1 if level == "video" else 300}},
+        )
+        model = yt8m.Model(module)
+        parts = [frames] if level == "video" else [frames[:5]]
+        timeline = model.timeline(frames, seconds=5, top_k=4)
+        assert timeline.starts.tolist() == [0, 5, 10]
+        scores = [model.scores([frames])[0]]
+        scores += list(timeline.scores[:, np.argsort(timeline.classes)])
+        for part, found in zip([*parts, frames[:5], frames[5:10], frames[10:]], scores, strict=True):
+            with torch.no_grad():
+                mean = dequantize(torch.from_numpy(part)).mean(0)
+                expected = module.model(mean[None], None, None).sigmoid()[0].numpy()
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_real_videos(shared_data, tmp_path):
     """A network on real video vectors: arrays, one by one and as shards."""
     from yt8m.module import VideoClassifier

@@ -50,7 +50,7 @@ def test_labels_and_windows(tiny_run, tmp_path, capfd):
 
     refused("output: expected a new file", *run, f"weights={weights}", f"output={table}")
     refused("weights: expected the folder", *run, f"output={tmp_path / 'x.csv'}")
-    refused("weights: expected numbers", run[0], f"weights={weights}", run[3])
+    refused("weights: expected positive numbers", run[0], f"weights={weights}", run[3])
     (weights / VGGISH).unlink()
     refused("set audio=zeros", *run, f"weights={weights}", f"output={tmp_path / 'x.csv'}")
     run_command("predict", *run, f"weights={weights}", f"output={tmp_path / 'zeros.csv'}", "audio=zeros")

@@ -25,6 +25,7 @@ from yt8m.ranking import top_classes
 Video = np.ndarray | Tensor | Record
 
 _TOP_GENRES = 5
+_USUAL_FRAMES = 300  # of a video in the dataset
 _VIDEO_FILES = (
     ".mp4",
     ".mov",
@@ -79,6 +80,7 @@ class Model:
         genres: names of the genres; empty if none are known.
         feature_sizes: names and sizes of the features, in the order of their columns.
         level: what the model was trained on, `frame`, `segment` or `video`.
+        max_frames: frames of a video that are used, as in training; 300 for a model of video vectors, which are means.
     """
 
     def __init__(self, module: VideoClassifier):
@@ -87,6 +89,9 @@ class Model:
         self.genres: list[str] = list(module.genres.names)
         self.feature_sizes: dict[str, int] = dict(module.hparams["feature_sizes"])
         self.level: str = module.hparams["level"]
+        self._dataset: dict[str, Any] = (module.hparams["config"] or {}).get("dataset") or {}
+        frames = self._dataset.get("max_frames") or module.hparams["max_frames"]
+        self.max_frames: int = _USUAL_FRAMES if self.level == "video" else frames
         self._extractors: dict[str, Any] = {}  # by folder of weights: loading them takes seconds
 
     @property
@@ -168,9 +173,7 @@ class Model:
         folder = os.path.abspath(os.path.expanduser(weights))
         if folder not in self._extractors:
             self._extractors[folder] = FeatureExtractor.load(folder, device=self.device)
-        found = self._extractors[folder](
-            os.path.expanduser(video), max_frames=self.module.hparams["max_frames"]
-        )
+        found = self._extractors[folder](os.path.expanduser(video), max_frames=self.max_frames)
         return video_record(found, self.feature_sizes, os.path.basename(video))
 
     def scores(self, videos: Iterable[Video], *, batch_size: int = 64) -> np.ndarray:
@@ -237,14 +240,14 @@ class Model:
                 f"features: expected the folder of weights that extract features from {os.fspath(path)}, found none; "
                 "set weights"
             )
-        dataset = (self.module.hparams["config"] or {}).get("dataset") or {}
+        dataset = self._dataset
         reader = ShardDataset(
             shard_paths(path, "features"),
             self.feature_sizes,
             int(dataset.get("num_classes") or len(self.classes)),
             level=self.level,
             id_key=dataset.get("id_key", "id"),
-            max_frames=self.module.hparams["max_frames"],
+            max_frames=self.max_frames,
             dtype=dataset.get("dtype", "uint8"),
         )
         for begin in range(0, len(reader), batch_size):
@@ -275,6 +278,8 @@ class Model:
                 _floats(row.float().mean(0) if row.ndim == 2 else row, row.dtype, limits) for row in rows
             ]
             return Batch(ids, torch.stack(vectors), torch.ones(len(rows), dtype=torch.int64))
+        # Of a segment model, a row is a segment, with its context.
+        rows = [row[: self.module.hparams["max_frames"]] for row in rows]
         if len({row.dtype for row in rows}) > 1:
             rows = [_floats(row, row.dtype, limits) for row in rows]
         return Batch(ids, torch.cat(rows), torch.tensor([len(row) for row in rows]))
@@ -294,7 +299,7 @@ class Model:
             raise ConfigError(
                 f"{where}: expected one video {shape} ({features}), found {list(tensor.shape)}{several}"
             )
-        tensor = tensor if vector else tensor[: self.module.hparams["max_frames"]]
+        tensor = tensor if vector else tensor[: self.max_frames]
         if tensor.dtype == torch.uint8:
             return tensor
         if not tensor.is_floating_point():

@@ -79,8 +79,8 @@ class Uploads:
         timer = threading.Timer(self.seconds, extractor.stop.set)
         timer.start()
         try:
-            most = self.model.module.hparams["max_frames"]
-            return video_record(extractor(path, max_frames=most), self.model.feature_sizes, _DISPLAYED)
+            found = extractor(path, max_frames=self.model.max_frames)
+            return video_record(found, self.model.feature_sizes, _DISPLAYED)
         except Stopped:
             raise RefusedError(
                 422,

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from yt8m.api.model import Model, load
 from yt8m.api.predictions import Prediction, Timeline
-from yt8m.api.records import Record
+from yt8m.api.records import Record, video_record
 from yt8m.errors import ConfigError, require
 from yt8m.files import write_bytes, write_text
 from yt8m.predict.timeline import clock, draw
@@ -94,10 +94,8 @@ def extract(model: Model, extractor: FeatureExtractor, video: Path) -> tuple[Rec
                 f"video: expected {extracted} of {model.feature_sizes[name]} values, as the checkpoint reads, found "
                 f"{sizes.get(extracted, 'none')}{hint}"
             )
-    most = int(model.module.hparams["config"]["dataset"].get("max_frames") or 1)
-    found = extractor(video, max_frames=most if most > 1 else 300)  # 1 in video-level datasets
-    features = {name: found.frames[extracted] for name, extracted in names.items()}
-    return Record(video.name, features, None), found.notes
+    found = extractor(video, max_frames=model.max_frames)
+    return video_record(found, model.feature_sizes, video.name), found.notes
 
 
 def as_csv(prediction: Prediction, timeline: Timeline, ends: np.ndarray, seconds: int) -> str:
