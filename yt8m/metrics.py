@@ -309,9 +309,7 @@ class _TopPairs(_OfRanking):
     def _joined(self, name: str) -> Tensor:
         state = getattr(self, name)
         joined: Tensor = dim_zero_cat(state)
-        if isinstance(
-            state, list
-        ):  # in place: the list may be shared with another metric, which needs the same
+        if isinstance(state, list):  # in place: another metric, which needs the same, may share the list
             state[:] = [joined]
         return joined
 
@@ -352,9 +350,8 @@ class RankedMetrics(MetricCollection):
     def update(  # type: ignore[override]  # of a module's dictionary
         self, scores: Tensor, labels: Tensor, mask: Tensor | None = None
     ) -> None:
-        super().update(
-            rank(scores, labels, mask), batch=(scores, labels, mask)
-        )  # `SegmentMAP` takes the batch
+        # `SegmentMAP` takes the batch.
+        super().update(rank(scores, labels, mask), batch=(scores, labels, mask))
 
 
 def make_metrics(

@@ -7,9 +7,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from yt8m.errors import ConfigError
 
-BY_EXAMPLES = (
-    "yt8m.schedulers.exponential",
-)  # those that follow the examples seen, not the share of all steps
+# Those that follow the examples seen, not the share of all steps.
+BY_EXAMPLES = ("yt8m.schedulers.exponential",)
 
 
 def exponential(

@@ -55,9 +55,8 @@ class SegmentMAP(Metric):
         self.ranked, self.k = classes, k
         for name in _STATES:
             self.add_state(name, [], dist_reduce_fx="cat")
-        self.add_state(
-            "positives", [], dist_reduce_fx="cat"
-        )  # not a sum: a rank without batches does not know C
+        # Not a sum: a rank without batches does not know C.
+        self.add_state("positives", [], dist_reduce_fx="cat")
         self.add_state("num_classes", torch.zeros((), dtype=torch.int64), dist_reduce_fx="max")
         self.add_state("rows", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self._clear()
@@ -126,9 +125,8 @@ class SegmentMAP(Metric):
     def _clear(self) -> None:
         self._pending: list[tuple[Tensor, Tensor]] = []  # float32 and int8 [n, ranked]
         self._num_pending = 0
-        self._best: Tensor | None = (
-            None  # the best scores of each ranked class, float32 [ranked, n], in no order
-        )
+        # The best scores of each ranked class, float32 [ranked, n], in no order.
+        self._best: Tensor | None = None
 
     def _index(self, device: torch.device) -> Tensor:
         return torch.tensor(self.ranked, device=device)

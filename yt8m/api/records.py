@@ -54,11 +54,8 @@ class Records(Sequence[Record]):
 
     def __init__(self, dataset: ShardDataset):
         self._dataset = dataset
-        self.level, self.feature_sizes, self.paths = (
-            dataset.level,
-            dict(dataset.features),
-            list(dataset.paths),
-        )
+        self.level, self.paths = dataset.level, list(dataset.paths)
+        self.feature_sizes = dict(dataset.features)
 
     def __len__(self) -> int:
         """How many records there are; at segment level a record may hold several segments."""
@@ -86,9 +83,8 @@ class Records(Sequence[Record]):
     def __iter__(self) -> Iterator[Record]:
         """All records; those that are damaged raise a DataError, or are left out with ``on_corrupt="skip"``."""
         first = 0
-        for (
-            size
-        ) in self._dataset.shard_sizes.tolist():  # shards with labels and without do not mix in a batch
+        # Shard by shard: those with labels and those without do not mix in a batch.
+        for size in self._dataset.shard_sizes.tolist():
             for begin in range(first, first + size, _AT_A_TIME):
                 yield from self._read(range(begin, min(begin + _AT_A_TIME, first + size)))
             first += size

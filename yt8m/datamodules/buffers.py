@@ -15,9 +15,8 @@ from yt8m.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-SLOTS = (
-    4  # per reader: one being filled, one ready, and two with the consumer, which uses one and prefetches one
-)
+# Per reader: one being filled, one ready, and two with the consumer, which uses one and prefetches one.
+SLOTS = 4
 
 
 class Memory(mmap.mmap):

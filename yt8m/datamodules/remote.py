@@ -23,9 +23,8 @@ NEED_COUNTS = (
     "index=true), or for their number a manifest (yt8m.verify manifest=FILE)"
 )
 
-_SPREAD = (
-    32  # bits of a record's number within its shard, where the sizes of the shards before it are unknown
-)
+# Bits of a record's number within its shard, where the sizes of the shards before it are unknown.
+_SPREAD = 32
 _SIDECARS = 32  # fetched at once
 _DOWNLOADS = 8  # shards at once, to count them
 

@@ -54,7 +54,7 @@ class VideoToScores(nn.Module):
 
 
 def make_program(classifier: VideoClassifier, reads: str, stored: torch.dtype) -> ExportedProgram:
-    """The program of a classifier that is on the CPU and in evaluation.
+    """The program of a classifier that is on the CPU, in evaluation.
 
     Args:
         classifier: left as it is.
@@ -73,6 +73,7 @@ def make_program(classifier: VideoClassifier, reads: str, stored: torch.dtype) -
         shapes: tuple[Any, ...] = ({0: anything, 1: anything}, {0: anything})
     else:
         module, inputs, shapes = VideoToScores(classifier), (torch.zeros(3, size),), ({0: anything},)
+    training = classifier.model.training
     try:
         with torch.no_grad():
             return torch.export.export(module.eval(), inputs, dynamic_shapes=shapes, strict=False)
@@ -82,3 +83,5 @@ def make_program(classifier: VideoClassifier, reads: str, stored: torch.dtype) -
         raise ConfigError(
             f"ckpt_path: expected a network that torch.export can trace, found {name}; {reason}"
         ) from error
+    finally:
+        classifier.model.train(training)

@@ -15,9 +15,8 @@ from yt8m.inputs import Inputs
 from yt8m.module import VideoClassifier
 from yt8m.train.session import restore
 
-Conversion = tuple[
-    str, bytes, str
-]  # a transform's arguments; its and the segment mark's values; how frames are padded
+#: A transform's arguments; its and the segment mark's values; how frames are padded.
+Conversion = tuple[str, bytes, str]
 
 
 class Ensemble(pl.LightningModule):

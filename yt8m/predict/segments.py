@@ -25,9 +25,7 @@ class SegmentRanking:
     def __init__(self, number: int, limit: int = MAX_SEGMENTS):
         self._limit = limit
         room = limit + max(limit // 8, 1)  # so that a class is cut once for many new segments
-        self._keys = np.empty(
-            (number, room), np.uint64
-        )  # its pages are allocated when they are first written
+        self._keys = np.empty((number, room), np.uint64)  # whose pages are allocated when first written
         self._counts = np.zeros(number, np.int64)
         self._floors = np.full(number, -np.inf, np.float32)  # what a further segment has to exceed
         self._ids: list[np.ndarray] = []  # bytes

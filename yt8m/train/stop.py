@@ -94,9 +94,8 @@ def requeue() -> None:
     """
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     _submitit.pop()(signal.SIGUSR2, None)
-    time.sleep(
-        120
-    )  # it returned on a rank other than the first: if that ends too early, submitit ends the first one
+    # It returned, on a rank other than the first: if that ends too early, submitit ends the first one.
+    time.sleep(120)
     raise SystemExit(1)
 
 

@@ -25,9 +25,8 @@ HEAD = struct.Struct("<cI")
 
 MAX_PIXELS = 8192 * 8192  # of a frame; more is refused before memory is allocated for it
 MAX_MEMORY = 16 << 30  # bytes of address space of this process
-GAP = (
-    0.1  # seconds between what a sound track's time stamps say and its samples, from which the stamps decide
-)
+# Seconds between what a sound track's time stamps say and its samples, from which the stamps decide.
+GAP = 0.1
 
 # Containers that hold pictures or sound themselves. Playlists, which name other files and addresses, are not read.
 FORMATS = (

@@ -16,9 +16,8 @@ from yt8m.video.sound import EXAMPLE, SAMPLE_RATE, log_mel
 from yt8m.video.source import Source
 from yt8m.video.weights import SIZES, FeatureNetwork, load_weights
 
-BATCH = (
-    16  # frames that a network reads at a time; of one video alone, so that others do not change its features
-)
+# Frames that a network reads at a time; of one video alone, so that others do not change its features.
+BATCH = 16
 
 Audio = Literal["auto", "none", "zeros"]
 

@@ -23,9 +23,8 @@ class _Ratings(NamedTuple):
     """Ratings of one record in its order; the starts of its segments without repeats. Both empty if it has none."""
 
     starts: list[int]
-    pairs: dict[
-        tuple[int, int], bool
-    ]  # (start, class); of a pair that was rated twice, the last rating counts
+    # By (start, class); of a pair that was rated twice, the last rating counts.
+    pairs: dict[tuple[int, int], bool]
 
 
 class RatedSegmentReader(FrameReader):
