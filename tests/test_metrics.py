@@ -12,7 +12,8 @@ import pytest
 import torch
 from torchmetrics import MetricCollection
 
-from yt8m.metrics import GAP, MAP, PERR, HitAtOne, average_precision
+from yt8m.average_precision import average_precision
+from yt8m.metrics import GAP, MAP, PERR, HitAtOne
 
 METRICS = {"gap": GAP, "map": MAP, "hit1": HitAtOne, "perr": PERR}
 

@@ -18,8 +18,8 @@ from torch import Tensor, distributed
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from yt8m.average_precision import average_precision
 from yt8m.metric_table import MAX_SEGMENTS
-from yt8m.metrics import average_precision
 from yt8m.ranking import Ranking
 
 _STATES = {"scores": torch.float32, "classes": torch.int32, "hits": torch.bool}

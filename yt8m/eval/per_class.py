@@ -15,8 +15,9 @@ from statistics import fmean
 import numpy as np
 from torch import Tensor
 
+from yt8m.average_precision import average_precision
 from yt8m.labels import UNKNOWN, ClassInfo, genre_names
-from yt8m.metrics import MAP, average_precision
+from yt8m.metrics import MAP
 
 CLASSES_HEADER = ("class", "name", "verticals", "positives", "ap_top20")
 GENRES_HEADER = ("genre", "classes", "mean_ap_top20", "videos", "genre_ap_top20")

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from yt8m.average_precision import average_precision
 from yt8m.build import build
 from yt8m.checkpoint import read_checkpoint, run_config
 from yt8m.errors import ConfigError
 from yt8m.eval.per_class import GenreResult, TopKPredictions, genre_results
 from yt8m.labels import ClassInfo
-from yt8m.metrics import MAP, average_precision, gap
+from yt8m.metrics import MAP, gap
 from yt8m.module import VideoClassifier
 
 BINS = 10  # of the calibration curve, equally wide
