@@ -15,7 +15,8 @@ from yt8m.checkpoint import describe_network, read_checkpoint
 from yt8m.datamodules.batch import Batch
 from yt8m.errors import ConfigError
 from yt8m.module import VideoClassifier
-from yt8m.train.session import lightning_session, restore
+from yt8m.restore import restore
+from yt8m.train.session import lightning_session
 
 ONE_LINE = re.compile(r"[^\n]+")
 KEPT = {"root": None}  # the user's settings of the dataset: none

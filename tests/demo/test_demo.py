@@ -22,7 +22,7 @@ from yt8m.demo.catalog import Catalog, Entry, read_catalog
 from yt8m.demo.demo import _listen
 from yt8m.demo.uploads import Uploads
 from yt8m.errors import ConfigError, DataError
-from yt8m.train.session import restore
+from yt8m.restore import restore
 from yt8m.video.extractor import FeatureExtractor, VideoFeatures
 from yt8m.video.source import Stopped
 

@@ -30,7 +30,7 @@ def evaluated(tmp_path_factory, tiny_run):
 @pytest.fixture(scope="module")
 def scored(tiny_run, tiny_sample):
     """Scores float64 [B, C] and labels bool [B, C] of the validate partition, and the classifier."""
-    from yt8m.train.session import restore
+    from yt8m.restore import restore
 
     _, classifier, datamodule = restore(f"{tiny_run}/checkpoints/best.ckpt", tiny_run, {})
     datamodule.setup("validate")

@@ -8,7 +8,8 @@ from typing import Any
 from yt8m.api.model import Model
 from yt8m.demo.catalog import read_catalog
 from yt8m.errors import ConfigError, require
-from yt8m.train.session import lightning_session, restore
+from yt8m.restore import restore
+from yt8m.train.session import lightning_session
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from yt8m.export.graph import make_program
 from yt8m.files import replacing
 from yt8m.layers.operators import as_aten
 from yt8m.module import VideoClassifier
-from yt8m.train.session import lightning_session, restore
+from yt8m.restore import restore
+from yt8m.train.session import lightning_session
 
 _TOLERANCE = 1e-3  # of a score; networks exported in float32 differ by 1e-6
 

@@ -11,7 +11,8 @@ from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.datamodule import YT8MDataModule
 from yt8m.errors import ConfigError
 from yt8m.module import VideoClassifier
-from yt8m.predict.ensemble import Ensemble, check_same_task
+from yt8m.predict.ensemble import Ensemble
+from yt8m.restore import check_same_task
 
 
 class Combined(Ensemble):

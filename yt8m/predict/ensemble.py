@@ -13,7 +13,7 @@ from yt8m.datamodules.datamodule import YT8MDataModule
 from yt8m.errors import ConfigError
 from yt8m.inputs import Inputs
 from yt8m.module import VideoClassifier
-from yt8m.train.session import restore
+from yt8m.restore import check_same_task, restore
 
 #: A transform's arguments; its and the segment mark's values; how frames are padded.
 Conversion = tuple[str, bytes, str]
@@ -95,35 +95,6 @@ def normalized_weights(weights: list[float] | Literal["fit"] | None, count: int)
     return [weight / sum(weights) for weight in weights]
 
 
-def check_same_task(
-    classifier: VideoClassifier,
-    first: VideoClassifier,
-    path: Path,
-    first_path: str,
-    setting: str = "ckpt_path",
-) -> None:
-    """Raise ConfigError unless two checkpoints read the same input and mean the same by a class.
-
-    Args:
-        classifier, first: the classifiers.
-        path, first_path: their checkpoints, for the message.
-        setting: the configuration's key that names the first checkpoint, for the message.
-    """
-    for key in ("num_classes", "target", "level", "feature_sizes", "max_frames", "context", "quantization"):
-        expected, found = first.hparams[key], classifier.hparams[key]
-        # The order of the features is the order of their columns.
-        if expected != found or (key == "feature_sizes" and list(expected) != list(found)):
-            raise ConfigError(
-                f"{setting}: expected checkpoints that agree, found {key} = {found} in {path} and {expected} "
-                f"in {first_path}"
-            )
-    names = [[info.name for info in one.classes()] for one in (first, classifier)]
-    if names[0] != names[1]:
-        raise ConfigError(
-            f"{setting}: expected checkpoints that agree, found other class names in {path} than in {first_path}"
-        )
-
-
 def restore_all(
     config: dict[str, Any], folder: Path, dataset: dict[str, Any]
 ) -> tuple[list[Path], list[VideoClassifier], YT8MDataModule]:
@@ -131,7 +102,7 @@ def restore_all(
 
     Args:
         config: the command's, with `ckpt_path`, one or a list, and `trusted_packages`.
-        folder: see `yt8m.train.session.restore`.
+        folder: see `yt8m.restore.restore`.
         dataset: settings of the dataset that replace those in the first checkpoint.
 
     Raises:

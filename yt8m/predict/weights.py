@@ -14,7 +14,8 @@ from yt8m.metric_table import TOP_K
 from yt8m.module import VideoClassifier
 from yt8m.predict.ensemble import Ensemble
 from yt8m.ranking import top_classes
-from yt8m.train.session import make_trainer, restore_data
+from yt8m.restore import restore_data
+from yt8m.train.session import make_trainer
 
 log = logging.getLogger(__name__)
 

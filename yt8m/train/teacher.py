@@ -17,7 +17,7 @@ from yt8m.datamodules.batch import Batch
 from yt8m.errors import ConfigError
 from yt8m.module import VideoClassifier
 from yt8m.objective import Mix, Teacher
-from yt8m.predict.ensemble import check_same_task
+from yt8m.restore import check_same_task
 
 log = logging.getLogger(__name__)
 
