@@ -71,7 +71,8 @@ def test_a_disk_that_fills_up_keeps_the_parts(mirror: Mirror, tmp_path: Path, mo
         f"error: {tmp_path}: {os.strerror(errno.EFBIG)}; correct that and run the same command again, "
         "downloaded files are kept"
     ]
-    assert 0 < (tmp_path / f"{WHOLE[0]}.part").stat().st_size <= 150_000
+    # Shards come in together: the first one to meet the limit stops the others, some before their first byte.
+    assert 0 < max(part.stat().st_size for part in tmp_path.rglob("*.part")) <= 150_000
     run(mirror, tmp_path)
 
 
