@@ -1,7 +1,7 @@
 """Extraction: from video files to shards of both levels."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from yt8m.errors import ConfigError, DataError, WriteError, require
+from yt8m.extract.bucket import BucketOutput
 from yt8m.extract.compare import compare
 from yt8m.extract.plan import MANIFEST, Manifest, Video, find_videos
 from yt8m.extract.records import Done, serialize, write_shards
+from yt8m.storage import transport
 from yt8m.video.extractor import FeatureExtractor
 from yt8m.video.source import Stopped
 from yt8m.video.weights import md5
@@ -38,7 +40,11 @@ def extract(config: dict[str, Any]) -> None:
         if not config[key]:
             raise ConfigError(f"{key}: expected a value, found none; see --help for an example")
     patterns = config["videos"] if isinstance(config["videos"], list) else [config["videos"]]
-    output = Path(config["output"]).expanduser()
+    bucket = BucketOutput(config["output"]) if transport.is_remote(config["output"]) else None
+    output = bucket.work if bucket else Path(transport.local_path(config["output"])).expanduser()
+    place = bucket or output  # for messages
+    if bucket and config["compare"]:
+        raise ConfigError(f"compare: expected output=DIR, a local folder, with it, found {bucket}")
     jobs = config["jobs"] or min(4, os.cpu_count() or 1)
     threads = max(1, (os.cpu_count() or 1) // jobs)
     find_videos(patterns, output, Manifest({}))  # before weights are loaded
@@ -54,18 +60,24 @@ def extract(config: dict[str, Any]) -> None:
     }
     console = Console(highlight=False)
     with _locked(output):
+        if bucket:
+            bucket.begin()
         manifest = Manifest.open(output, settings)
+        if bucket:  # the first upload before any work, in case that nothing can be written there
+            manifest.write(output)
+            bucket.upload()
         videos = find_videos(patterns, output, manifest)
         todo = manifest.left(videos)
         if len(todo) < len(videos):
             console.print(f"{len(videos) - len(todo)} of {len(videos)} videos are done already")
-        Run(extractor, manifest, output, config["shard_videos"], console).run(todo, jobs)
-        _summarize(console, manifest, output)
+        written = bucket.upload if bucket else None
+        Run(extractor, manifest, output, config["shard_videos"], console, written).run(todo, jobs)
+        _summarize(console, manifest, place)
         if config["compare"]:
             compare(output, Path(config["compare"]).expanduser(), console)
     if manifest.failed:
         raise DataError(
-            f"{len(manifest.failed)} of {len(videos)} videos could not be read (see above, and {output / MANIFEST}); "
+            f"{len(manifest.failed)} of {len(videos)} videos could not be read (see above, and {place}/{MANIFEST}); "
             "the others are written, and the same command tries these again"
         )
 
@@ -74,7 +86,7 @@ class Run:
     """One run over the videos that are left.
 
     Each video is kept as soon as it is done, so a run that is killed goes on where it was. Shards hold the videos in
-    sorted order, whatever order they finish in.
+    sorted order, whatever order they finish in. `written` is called after shards and the manifest were.
     """
 
     def __init__(
@@ -84,10 +96,12 @@ class Run:
         output: Path,
         shard_videos: int,
         console: Console,
+        written: Callable[[], None] | None = None,
     ):
         self.extractor, self.manifest, self.output, self.console = extractor, manifest, output, console
         self.shard_videos, self.done = shard_videos, Done(output / DONE)
         self.notes: dict[str, list[str]] = {}
+        self._written = written or (lambda: None)
 
     def run(self, todo: list[Video], jobs: int) -> None:
         """Extract and write `todo`, with `jobs` decoders at a time."""
@@ -126,6 +140,7 @@ class Run:
                     ) from None
                 raise
         self.manifest.write(self.output)
+        self._written()
         if (self.output / DONE).is_dir() and not any((self.output / DONE).iterdir()):
             (self.output / DONE).rmdir()
 
@@ -173,9 +188,10 @@ class Run:
             }
         self.manifest.write(self.output)
         self.done.remove(keys)
+        self._written()
 
 
-def _summarize(console: Console, manifest: Manifest, output: Path) -> None:
+def _summarize(console: Console, manifest: Manifest, output: Path | BucketOutput) -> None:
     partition, features = manifest.settings["partition"], manifest.settings["features"]
     frames = sum(entry["frames"] for entry in manifest.videos.values())
     console.print(

@@ -4,11 +4,13 @@ Credentials come from the environment, as each library finds them, and never fro
 configurations, and checkpoints.
 """
 
+import hashlib
 import logging
 import os
 import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
@@ -221,6 +223,18 @@ def upload(path: str | os.PathLike[str], address: str) -> None:
 
     check_address(address, "output")
     _write(address, action)
+
+
+def is_uploaded(path: str | os.PathLike[str], address: str) -> bool:
+    """Whether an object is this file: by its MD5 where the storage tells it as the ETag, else by its bytes."""
+    try:
+        info = call(address, "look up", lambda fs: fs.info(address))
+    except FileNotFoundError:
+        return False
+    if info.get("size") != os.path.getsize(path):
+        return False
+    content = Path(path).read_bytes()
+    return str(info.get("ETag")).strip('"') == hashlib.md5(content).hexdigest() or read(address) == content
 
 
 def _write(address: str, action: Callable[[Any], None]) -> None:
