@@ -6,45 +6,67 @@ Scores come in batches, as from a network, which is not run: only the ranking in
 """
 
 import argparse
-import resource
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+import results
 
 from yt8m.predict.segments import SegmentsWriter
 from yt8m.predict.writers import Predictions
+
+
+def measure(segments: int, classes: int, batch: int) -> tuple[float, float, int]:
+    """Seconds of ranking and of writing, and the file's bytes."""
+    rng = np.random.default_rng(0)
+    nothing = np.empty((batch, 0))
+    ranking = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "segments.csv"
+        writer = SegmentsWriter(path, [], [], list(range(classes)))
+        for begin in range(0, segments, batch):
+            rows = range(begin, min(begin + batch, segments))
+            # Videos' ids have four letters, and each has 60 segments.
+            ids = [f"{row // 60:04x}:{row % 60 * 5}" for row in rows]
+            predictions = Predictions(
+                ids, nothing, rng.random((len(rows), classes), np.float32), nothing, nothing
+            )
+            began = time.perf_counter()
+            writer.write(predictions)
+            ranking += time.perf_counter() - began
+        began = time.perf_counter()
+        writer.close()
+        return ranking, time.perf_counter() - began, path.stat().st_size
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--segments", type=int, default=2_200_000)
     parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=6000)
-    arguments = parser.parse_args()
-    rng = np.random.default_rng(0)
-    own = 0.0
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "segments.csv"
-        began = time.perf_counter()
-        writer = SegmentsWriter(path, [], [], list(range(arguments.classes)))
-        own += time.perf_counter() - began
-        for begin in range(0, arguments.segments, arguments.batch):
-            count = min(arguments.batch, arguments.segments - begin)
-            ids = [f"{(begin + row) // 60:04x}:{(begin + row) % 60 * 5}" for row in range(count)]
-            scores = rng.random((count, arguments.classes), np.float32)
-            nothing = np.empty((count, 0))
-            began = time.perf_counter()
-            writer.write(Predictions(ids, nothing, scores, nothing, nothing))
-            own += time.perf_counter() - began
-        began = time.perf_counter()
-        writer.close()
-        closing = time.perf_counter() - began
-        size = path.stat().st_size
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    print(f"{arguments.segments:,} segments x {arguments.classes:,} classes, {size / 1e6:,.0f} MB file")
-    print(f"ranking {own / 60:.1f} min, writing {closing / 60:.1f} min, peak memory {peak:.2f} GiB")
+    parser.add_argument("--batch", type=int, default=6000, help="segments that come at a time")
+    results.add_option(parser)
+    options = parser.parse_args()
+    before = results.memory().get("VmHWM", 0)
+    ranking, writing, size = measure(options.segments, options.classes, options.batch)
+    peak = results.memory().get("VmHWM", 0)
+    results.report(
+        options.results,
+        f"A submission of {options.segments:,} segments for {options.classes:,} classes",
+        results.command(parser, options),
+        ("ranking, s", "µs a segment", "writing, s", "file, MB", "peak memory, MB", "of which its own"),
+        [
+            (
+                f"{ranking:.0f}",
+                f"{ranking / options.segments * 1e6:.0f}",
+                f"{writing:.0f}",
+                f"{size / 1e6:,.0f}",
+                f"{peak:,.0f}",
+                f"{peak - before:,.0f}",
+            )
+        ],
+        "One process, without the network: scores are drawn at random, which is not counted.",
+    )
 
 
 if __name__ == "__main__":
