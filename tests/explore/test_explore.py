@@ -11,9 +11,11 @@ import torch
 from tfrecord.example_pb2 import SequenceExample
 
 from tests.browser import console_of, needs_browser, open_page, probe
+from tests.datamodules.records import sequence_example, write_shard
 from tests.training import run_command
 from yt8m.datamodules.dataset import Batch
 from yt8m.datamodules.sample import write_sample
+from yt8m.datamodules.sample_segment import write_sample_segment
 from yt8m.explore.sections import group
 from yt8m.explore.statistics import EDGES, ClassScores, Overview, Sample, principal_components
 from yt8m.labels import ClassInfo
@@ -359,10 +361,10 @@ def test_groups_are_verticals_by_majority_or_the_rarest_top_label():
     ]
     counts = np.array([9, 5, 2, 1])
     videos = [[0], [0, 1], [0, 1, 2], [3], []]
-    groups, _ = group(videos, classes, counts)
+    groups, _ = group(videos, classes, counts, "videos")
     assert {name: rows.tolist() for name, rows in groups} == {"other": [3, 4], "X": [0, 1], "Y": [2]}
     plain = [ClassInfo(info.index, info.name) for info in classes]
-    groups, _ = group(videos, plain, counts)
+    groups, _ = group(videos, plain, counts, "videos")
     assert {name: rows.tolist() for name, rows in groups} == {
         "other": [4],
         "a": [0],
@@ -370,3 +372,32 @@ def test_groups_are_verticals_by_majority_or_the_rarest_top_label():
         "c": [2],
         "d": [3],
     }
+
+
+def test_segments_are_counted_as_such(tmp_path: Path, no_drawing, capsys):
+    """Every second training video is unrated."""
+    size = {"train_videos": 12, "validate_videos": 2, "test_videos": 2, "min_frames": 22, "max_frames": 30}
+    root = write_sample_segment(tmp_path / "data", **size)
+    overrides = tuple(f"+dataset.sample.{key}={value}" for key, value in size.items())
+    found = explore(root, tmp_path / "rated", *overrides, dataset="sample_segment")
+    printed = capsys.readouterr()
+    assert f"about {found['videos']} segments" in printed.out
+    assert "12/12" in printed.err  # records, of which each has several segments
+    assert found["unrated_videos"] >= 6
+    assert set(found["frames_per_video"]) <= {"1", "2", "3", "4", "5"}
+    text = Page((tmp_path / "rated" / "index.html").read_text()).text
+    assert "one that was not rated counts as absent" in text
+    assert "max_frames" not in text
+    every = explore(root, tmp_path / "all", *overrides, "dataset.segments=all", dataset="sample_segment")
+    lengths = [len(frames) for _, _, frames in videos_of(root / "train")]
+    assert every["videos"] == sum(-(-length // 5) for length in lengths)
+    assert (every["labelled"], every["unrated_videos"]) == (0, 0)
+    shard = "dataset.train=unrated.tfrecord"
+    frames = {"rgb": np.zeros((6, 1024), np.uint8), "audio": np.zeros((6, 128), np.uint8)}
+    write_shard(root / "unrated.tfrecord", [sequence_example({"id": "abcd", "labels": [1]}, frames)])
+    with pytest.raises(SystemExit) as stop:
+        explore(root, tmp_path / "none", *overrides, shard, dataset="sample_segment")
+    assert stop.value.code == 2
+    assert (
+        "expected rated segments, found none in 1 videos; set dataset.segments=all" in capsys.readouterr().err
+    )

@@ -1,13 +1,16 @@
 import gzip
 import json
+import re
 import struct
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from google_crc32c import value as crc32c
 from tfrecord.example_pb2 import SequenceExample
 
+from tests.datamodules.records import frame_video, sequence_example
 from tests.training import run_command
 from yt8m.datamodules.sample import write_sample
 from yt8m.verify.check import repeated
@@ -233,10 +236,11 @@ def test_unlabelled_videos(root: Path, tmp_path: Path):
     assert found["partitions"]["test"]["rows"] == 3
 
 
-def test_segments_count_ratings(tmp_path: Path):
+def test_segments_count_ratings(tmp_path: Path, capsys):
     video = SequenceExample()
     context = video.context.feature
     context["id"].bytes_list.value.append(b"abcd")
+    unrated = sequence_example(*frame_video(np.random.default_rng(0), 7, {"rgb": 1024, "audio": 128}))
     context["segment_start_times"].int64_list.value.extend([5, 20, 5])
     context["segment_labels"].int64_list.value.extend([7, 7, 30])
     context["segment_scores"].float_list.value.extend([1, 0, 1])
@@ -244,7 +248,7 @@ def test_segments_count_ratings(tmp_path: Path):
         for second in range(60):
             row = bytes([second]) * size
             video.feature_lists.feature_list[name].feature.add().bytes_list.value.append(row)
-    (tmp_path / "one.tfrecord").write_bytes(framed(video.SerializeToString()))
+    (tmp_path / "one.tfrecord").write_bytes(framed(video.SerializeToString()) + framed(unrated))
     options = ("partition=validate", "dataset.validate=one.tfrecord")
     code, found = verified(tmp_path, tmp_path / "out.json", *options, dataset="yt8m_segment")
     assert code == 0
@@ -253,6 +257,15 @@ def test_segments_count_ratings(tmp_path: Path):
     assert part["labels"] == {"total": 3, "classes": 2, "min": 7, "max": 30}
     assert part["frames"] == {"5": 2}
     assert part["features"]["rgb"] == {"min": 5, "max": 24}
+    assert (part["true_ratings"], part["unrated_videos"]) == (2, 1)
+    output = capsys.readouterr().out
+    assert re.search(r"videos without a rated segment +1\n.*ratings +3\n.*ratings that are true +2\n", output)
+    code, found = verified(
+        tmp_path, tmp_path / "all.json", *options, "dataset.segments=all", dataset="yt8m_segment"
+    )
+    part = found["partitions"]["validate"]
+    assert (code, part["rows"], part["labels"], part["frames"]) == (0, 14, None, {"2": 1, "5": 13})
+    assert "rated" not in capsys.readouterr().out
 
 
 def test_real_shards_of_2017(shared_data: Path, tmp_path: Path):

@@ -67,7 +67,7 @@ def explore(config: dict[str, Any]) -> Path:
         title, summary(config, str(datamodule.root), len(loader.dataset), bool(names)), facts, sections
     )
     write(folder, page, as_json(overview, scores, skipped), sections)
-    print(f"{len(sections)} sections about {overview.videos:,} videos: {folder / PAGE}")
+    print(f"{len(sections)} sections about {overview.videos:,} {overview.rows}: {folder / PAGE}")
     return folder / PAGE
 
 
@@ -79,6 +79,8 @@ def summary(config: dict[str, Any], root: str, records: int, named: bool) -> str
             f"{config['limit_videos']:,} of {records:,} records, from shards drawn with seed {config['seed']}"
         )
     text = f"Made from {which} in {root} ({config['dataset']['level']} level)."
+    if config["dataset"]["level"] == "segment" and config["dataset"].get("segments") != "all":
+        text += " Labels are the classes that were rated true; one that was not rated counts as absent."
     return text if named else f"{text} There is no vocabulary: classes are numbered."
 
 

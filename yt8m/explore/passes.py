@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.datamodule import YT8MDataModule
 from yt8m.datamodules.loader import Loader
+from yt8m.datamodules.parse.windows import SEGMENT_FRAMES
 from yt8m.datamodules.quantization import RANGE
 from yt8m.datamodules.sampler import BatchSampler
 from yt8m.errors import ConfigError
@@ -83,12 +84,17 @@ def two_passes(
         dataset.num_classes,
         dataset.feature_size,
         dataset.level,
-        dataset.max_frames,
+        SEGMENT_FRAMES if dataset.level == "segment" else dataset.max_frames,
         video,
         seed,
         quantization,
     )
     skipped = _pass(loader, overview.add, "counting", console)
+    if not overview.videos and overview.unrated:
+        raise ConfigError(
+            f"dataset.segments: expected rated segments, found none in {overview.unrated:,} videos; set "
+            "dataset.segments=all"
+        )
     if not overview.videos:
         raise ConfigError(
             f"dataset.on_corrupt: expected videos, found only damaged records ({skipped:,}); "
@@ -96,8 +102,8 @@ def two_passes(
         )
     if video is not None and overview.video is None and dataset.level != "video":
         raise ConfigError(
-            f"video: expected the id of one of the {overview.videos:,} videos read, found {video!r}; "
-            "choose another, or raise limit_videos"
+            f"video: expected the id of one of the {overview.videos:,} {overview.rows} read, found {video!r}; "
+            f"choose another{', such as ID:0' if dataset.level == 'segment' else ''}, or raise limit_videos"
         )
     scores = None
     if overview.label_counts.any():
@@ -115,6 +121,7 @@ def _pass(loader: Loader, add: Callable[[Batch], None], title: str, console: Con
         for batch in loader:
             add(batch)
             skipped += len(batch.errors)
-            progress.advance(task, len(batch) + len(batch.errors))
+            rows = len(batch) if batch.videos is None else len(set(batch.videos.tolist()))
+            progress.advance(task, rows + batch.unrated + len(batch.errors))
         progress.update(task, completed=loader.batch_sampler.num_records)
     return skipped

@@ -58,7 +58,7 @@ def make_sections(
         classes: C, in index order.
         features: name to size, as configured.
     """
-    rows = "segments" if overview.level == "segment" else "videos"
+    rows = overview.rows
     sections = []
     if scores is None:
         sections.append(Section("Labels", f"None of the {overview.videos:,} {rows} has a label.", []))
@@ -134,9 +134,10 @@ def _frames_per_video(overview: Overview, rows: str) -> Section:
     median = np.searchsorted(np.cumsum(counts), counts.sum() / 2)
     caption = (
         f"{overview.videos:,} {rows} with {counts @ np.arange(most + 1):,} frames, about one per second: shortest "
-        f"{np.flatnonzero(counts)[0]}, median {median}, longest {np.flatnonzero(counts)[-1]}. {counts[most]:,} reach "
-        f"dataset.max_frames={most}, where the reader cuts."
+        f"{np.flatnonzero(counts)[0]}, median {median}, longest {np.flatnonzero(counts)[-1]}."
     )
+    if overview.level == "frame":
+        caption += f" {counts[most]:,} reach dataset.max_frames={most}, where the reader cuts."
     about = f"Histogram of the frames per {rows[:-1]}"
     plot = Plot.of("frames_per_video.png", about, plots.histogram, counts, "frames", rows)
     return Section(f"Frames per {rows[:-1]}", caption, [plot])
@@ -151,7 +152,7 @@ def _video_over_time(
     caption = (
         f"{rows[:-1].capitalize()} {video.id}, {len(video.frames)} frames; labels: {names}. From the top: each "
         "dimension's value over time, its change from one frame to the next, and the mean size of that change, which "
-        "peaks at cuts. Choose another video with video=ID."
+        f"peaks at cuts. Choose another {rows[:-1]} with video=ID."
     )
     drawn, end = [], 0
     for name, size in features.items():
@@ -220,7 +221,7 @@ def _projection(overview: Overview, classes: Sequence[ClassInfo], rows: str) -> 
     if len(vectors) < 3:
         return Section(title, f"Only {len(vectors)} {rows}: too few for a projection.", [])
     places, shares = principal_components(vectors)
-    groups, by = group(overview.sample.classes, classes, overview.label_counts)
+    groups, by = group(overview.sample.classes, classes, overview.label_counts, rows)
     caption = (
         f"{len(vectors):,} of {overview.videos:,} {rows}, drawn at random, on the first two principal components of "
         f"their vectors, which keep {shares.sum():.1%} of the variance. Whitened features, such as YouTube-8M's, "
@@ -233,7 +234,7 @@ def _projection(overview: Overview, classes: Sequence[ClassInfo], rows: str) -> 
 
 
 def group(
-    sample: Sequence[list[int]], classes: Sequence[ClassInfo], counts: np.ndarray
+    sample: Sequence[list[int]], classes: Sequence[ClassInfo], counts: np.ndarray, rows: str
 ) -> tuple[list[tuple[str, np.ndarray]], str]:
     """The largest groups of the sampled videos as (name, rows), after the rest, and a sentence about the grouping.
 
@@ -241,7 +242,7 @@ def group(
     has no verticals, it belongs to the rarest of its labels that is among the most frequent classes.
     """
     if any(info.verticals for info in classes):
-        by, of_video = "Colors are the vertical that most of the video's labels have.", []
+        by, of_video = f"Colors are the vertical that most of the {rows[:-1]}'s labels have.", []
         for labels in sample:
             votes = Counter(
                 v for n in sorted(labels, key=lambda n: -counts[n]) for v in classes[n].verticals[:1]
@@ -249,7 +250,7 @@ def group(
             of_video.append(votes.most_common(1)[0][0] if votes else None)
         shown = [name for name, _ in Counter(filter(None, of_video)).most_common(GROUPS)]
     else:
-        by = "Colors are the rarest of the video's labels among the most frequent classes."
+        by = f"Colors are the rarest of the {rows[:-1]}'s labels among the most frequent classes."
         top = [n for n in np.argsort(-counts, kind="stable")[:GROUPS].tolist() if counts[n]]
         of_video = [
             classes[max(of_top, key=top.index)].name if (of_top := [n for n in top if n in labels]) else None
@@ -260,19 +261,21 @@ def group(
     groups = [("other", np.flatnonzero(kinds < 0))]
     groups += [(name, np.flatnonzero(kinds == place)) for place, name in enumerate(shown)]
     return [
-        (name, rows) for name, rows in groups if len(rows)
+        (name, places) for name, places in groups if len(places)
     ], by if shown else "There are no labels to color them by."
 
 
 def make_facts(overview: Overview, dataset: ShardDataset, skipped: int) -> dict[str, str]:
     """Facts for the top of the page, name to text."""
-    rows = "segments" if overview.level == "segment" else "videos"
+    rows = overview.rows
     facts = {
         rows: f"{overview.videos:,}",
         "shards": f"{len(dataset.paths):,}",
         "features": ", ".join(f"{name} {size}" for name, size in dataset.features.items()),
         "skipped records": f"{skipped:,}",
     }
+    if overview.unrated:
+        facts["videos without a rated segment"] = f"{overview.unrated:,}"
     if overview.level != "video":
         frames = overview.frames_per_video @ np.arange(len(overview.frames_per_video))
         facts["frames"] = f"{frames:,}"

@@ -100,8 +100,10 @@ class Overview:
         quantization: tuple[float, float] = RANGE,
     ):
         self.level = level
+        self.rows = "segments" if level == "segment" else "videos"  # what is counted
         self.quantization = quantization
         self.videos = 0
+        self.unrated = 0  # videos that were left out because none of their segments is rated
         self.labelled = 0  # videos with known labels, even if they have none
         self.label_counts = np.zeros(num_classes, np.int64)  # [C]
         self.labels_per_video = np.zeros(num_classes + 1, np.int64)  # videos by number of labels
@@ -114,6 +116,7 @@ class Overview:
 
     def add(self, batch: Batch) -> None:
         """Count a batch. Keeps none of its memory."""
+        self.unrated += batch.unrated
         if not len(batch):
             return
         vectors = video_vectors(batch, self.level, self.quantization)
@@ -275,13 +278,18 @@ def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def as_json(overview: Overview, scores: ClassScores | None, skipped: int) -> dict[str, Any]:
-    """The plots' numbers. Histograms map a number of labels or frames to a count, without zeros."""
+    """The plots' numbers; at segment level, videos are segments, but those of `unrated_videos` are not.
+
+    Histograms map a number of labels or frames to a count, without zeros.
+    """
 
     def histogram(counts: np.ndarray) -> dict[int, int]:
         return {number: counts[number].item() for number in np.flatnonzero(counts).tolist()}
 
     return {
+        "level": overview.level,
         "videos": overview.videos,
+        "unrated_videos": overview.unrated,
         "labelled": overview.labelled,
         "records_left_out": skipped,
         "videos_per_class": histogram(overview.label_counts),

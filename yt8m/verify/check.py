@@ -39,7 +39,8 @@ class ShardReport:
 
     ``rows`` are videos, or segments at segment level. ``ids`` has a 64-bit hash of each row's id in order, int64
     [rows]; ``labels`` the rows per class, int64 [C], or None without labels; ``frames`` the rows by number of frames,
-    int64; ``low`` and ``high`` the extremes of each feature, in configured order.
+    int64; ``low`` and ``high`` the extremes of each feature, in configured order. Of rated segments, ``labels`` has the
+    ratings per class, ``true`` counts those that are true, and ``unrated`` the videos that have none.
     """
 
     path: str
@@ -49,6 +50,8 @@ class ShardReport:
     messages: list[str] = field(default_factory=list)
     ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     labels: np.ndarray | None = None
+    true: int = 0
+    unrated: int = 0
     frames: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     low: list[float] = field(default_factory=list)
     high: list[float] = field(default_factory=list)
@@ -72,6 +75,8 @@ class Summary:
     errors: int = 0
     ids: list[np.ndarray] = field(default_factory=list)
     labels: np.ndarray | None = None
+    true: int = 0
+    unrated: int = 0
     frames: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     low: list[float] = field(default_factory=list)
     high: list[float] = field(default_factory=list)
@@ -86,6 +91,8 @@ class Summary:
         self.bytes += report.bytes
         self.rows += report.rows
         self.errors += report.errors
+        self.true += report.true
+        self.unrated += report.unrated
         self.frames = _sum(self.frames, report.frames)
         if report.labels is not None:
             self.labels = report.labels if self.labels is None else self.labels + report.labels
@@ -107,6 +114,8 @@ class Summary:
             "shards": len(self.shards),
             "bytes": self.bytes,
             "rows": self.rows,
+            "unrated_videos": self.unrated,
+            "true_ratings": self.true,
             "unique_ids": repeated(np.concatenate(self.ids))[0],
             "labels": labels,
             "frames": dict(zip(lengths.tolist(), self.frames[lengths].tolist(), strict=True)),
@@ -142,7 +151,8 @@ def check_shards(
 
     Args:
         paths: the shards.
-        options: `features`, `num_classes`, `level`, `id_key`, and `dtype`, as `ShardDataset` takes them.
+        options: `features`, `num_classes`, `level`, `id_key`, `dtype`, and for segments `segments` and `max_frames`, as
+            `ShardDataset` takes them.
         repair: folder for new shards with the good records of damaged ones, or None.
         jobs: processes; forked, so that all of them hash ids the same way.
         checksum: also compute the CRC-32C of each shard.
@@ -282,7 +292,7 @@ def name_repeated(
 
 
 def _open(path: Shard, options: dict[str, Any]) -> ShardDataset:
-    return ShardDataset([path], **options, max_frames=ALL_FRAMES, on_corrupt="skip")
+    return ShardDataset([path], **{"max_frames": ALL_FRAMES} | options, on_corrupt="skip")
 
 
 def _batches(dataset: ShardDataset, size: int) -> Iterator[Batch]:
@@ -302,11 +312,14 @@ def _buffer(rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
 
 def _count(report: ShardReport, dataset: ShardDataset, batch: Batch) -> None:
     report.rows += len(batch)
+    report.unrated += batch.unrated
     if not len(batch):
         return
     report.frames = _sum(report.frames, np.bincount(batch.num_frames.numpy()))
-    # Segments: count every rated class, also where the rating is negative.
-    pairs = batch.label_mask if batch.label_mask is not None else batch.label_index
+    pairs = batch.label_index
+    if batch.label_mask is not None:  # rated segments
+        report.true += len(batch.label_index)
+        pairs = batch.label_mask
     if pairs is not None:
         counts = np.bincount(pairs[:, 1].numpy(), minlength=dataset.num_classes)
         report.labels = counts if report.labels is None else report.labels + counts

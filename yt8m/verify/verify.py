@@ -59,6 +59,8 @@ def verify(config: dict[str, Any]) -> None:
         "id_key": datamodule.id_key,
         "dtype": datamodule.dtype,
     }
+    if datamodule.level == "segment":  # which are read as for training
+        options |= {"segments": datamodule.segments or "rated", "max_frames": datamodule.max_frames}
     paths = [path for part in shards.values() for path in part]
     check_options(paths[0], options)
     if repair:
@@ -79,6 +81,7 @@ def verify(config: dict[str, Any]) -> None:
         "ok": not any(summary.damaged for summary in summaries.values()),
         "root": str(datamodule.root),
         "level": datamodule.level,
+        "segments": options.get("segments"),
         "num_classes": datamodule.num_classes,
         "seconds": seconds,
         "gigabytes_per_second": sum(s.bytes for s in summaries.values()) / seconds / 1e9,
@@ -185,6 +188,8 @@ def print_results(results: dict[str, Any]) -> None:
     def add(title: str, text: Callable[[dict[str, Any]], str]) -> None:
         table.add_row(title, *map(text, parts.values()))
 
+    rated = results["segments"] == "rated"
+
     def of_labels(text: str) -> Callable[[dict[str, Any]], str]:
         return lambda part: text.format(**part["labels"]) if part["labels"] else "none"
 
@@ -194,7 +199,11 @@ def print_results(results: dict[str, Any]) -> None:
     add("size", lambda part: decimal(part["bytes"]))
     add(rows, lambda part: f"{part['rows']:,}")
     add("unique ids", lambda part: f"{part['unique_ids']:,}")
-    add("labels", of_labels("{total:,}"))
+    if rated:
+        add("videos without a rated segment", lambda part: f"{part['unrated_videos']:,}")
+    add("ratings" if rated else "labels", of_labels("{total:,}"))
+    if rated:
+        add("ratings that are true", lambda part: f"{part['true_ratings']:,}")
     add(f"classes seen, of {results['num_classes']:,}", of_labels("{classes:,}"))
     add("lowest and highest label", of_labels("{min} … {max}"))
     if results["level"] != "video":
