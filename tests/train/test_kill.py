@@ -30,7 +30,7 @@ def start(folder: Path, *overrides: str) -> subprocess.Popen:
 def wait_for(condition, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 120
     while not condition():
-        assert process.poll() is None, "the training ended before it could be killed"
+        assert process.poll() is None, f"ended before it could be killed: {process.communicate()[1]}"
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -86,6 +86,32 @@ def test_a_signal_leaves_a_checkpoint_to_resume_from(tmp_path, tiny_sample, whol
     assert command[:3] == ["python", "-m", "yt8m.train"]
     subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True, timeout=200)
     assert_same_end(whole, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_preempted_job_is_requeued_and_ends_as_if_never_stopped(tmp_path, tiny_sample, whole):
+    """With submitit's local executor, which signals, requeues and starts jobs as its SLURM executor does."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    sweep = (f"hydra.sweep.dir={tmp_path}", "hydra.sweep.subdir=job", "hydra/launcher=submitit_local")
+    # Its only checkpoint is the one that the signal causes.
+    options = ("callbacks.last.every_n_epochs=4", "trainer.log_every_n_steps=1", "ckpt_path=auto")
+    launcher = start(
+        tmp_path, *sweep, "hydra.launcher.timeout_min=5", *TINY, *tiny_sample, *COMMON, *options, "-m"
+    )
+    wait_for((tmp_path / "job" / "csv" / "version_0" / "metrics.csv").exists, launcher)
+    (task,) = [
+        child
+        for child in psutil.Process(launcher.pid).children(recursive=True)
+        if "submitit.core._submit" in child.cmdline()
+    ]
+    task.send_signal(signal.SIGUSR2)
+    _, errors = launcher.communicate(timeout=200)
+    assert launcher.returncode == 0, errors
+    log = (tmp_path / "job" / "train.log").read_text()
+    assert log.count("stopped by SIGUSR2; requeued") == 1
+    (submitit,) = (tmp_path / ".submitit").glob("*/*_log.err")
+    assert "Requeued job" in submitit.read_text()
+    assert_same_end(whole, tmp_path / "job")
 
 
 def test_a_second_ctrl_c_leaves_at_once():
