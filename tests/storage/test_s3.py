@@ -71,7 +71,11 @@ def test_batches_are_those_of_local_files_and_each_shard_comes_once(bucket: Buck
     for number, workers in enumerate((2, 0)):
         datamodule = open_data(bucket.root, num_workers=workers, limit_shards=None)
         assert same(epochs(datamodule, 0, 1), expected)
-        assert [one.name for one in datamodule.classes()] == [one.name for one in open_data(sample).classes()]
+        for _ in range(2):
+            assert [one.name for one in datamodule.classes()] == [
+                one.name for one in open_data(sample).classes()
+            ]
+        assert bucket.proxy.reads_of("vocabulary.csv") == number + 1  # once for each data module
         reads = Counter(path for method, path, bytes_ in bucket.proxy.requests if bytes_)
         assert set(reads.values()) == {1}
         assert len(reads) == 2 * SHARDS  # also the second time: the cache has them

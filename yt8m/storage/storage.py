@@ -60,6 +60,7 @@ class Storage:
         if cache_dir is not None and transport.is_remote(cache_dir):
             raise ConfigError(f"dataset.cache_dir: expected a folder on a local disk, found {cache_dir}")
         self._manifest, self._cache_dir = manifest, cache_dir
+        self._fetched: dict[str, Path | None] = {}
         self._limit = None if cache_limit is None else parse_bytes(cache_limit, "dataset.cache_limit")
 
     @property
@@ -85,12 +86,15 @@ class Storage:
         return shards
 
     def file(self, name: str | os.PathLike[str]) -> Path | None:
-        """A small file below the root, as a local path; None if there is no such file."""
+        """A small file below the root, as a local path, fetched once; None if there is no such file."""
         path = Path(name).expanduser()
         if isinstance(self.root, Path):
             path = self.root / path  # an absolute one stays as it is
         elif not path.is_absolute():
-            return fetch_file(str(self.root / name))
+            address = str(self.root / name)
+            if address not in self._fetched:
+                self._fetched[address] = fetch_file(address)
+            return self._fetched[address]
         return path if path.is_file() else None
 
     @cached_property
