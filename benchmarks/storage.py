@@ -43,7 +43,7 @@ def epoch(root: str, **arguments) -> float:
         on_corrupt="skip",  # no check of the first records
         **arguments,
     )
-    module.datasets["train"] = module._open("train")
+    module.datasets["train"] = module.read(module.shards("train"))
     loader = module.train_dataloader()
     began = time.perf_counter()
     for batch in loader:
