@@ -178,6 +178,7 @@ class Train(Objective):
     ckpt_path: Checkpoint | None
     init_from: Checkpoint | None
     optimized_metric: Annotated[str, AfterValidator(_is_metric), Field(description=_METRICS)]
+    compile: bool | Literal["max"]
     test: bool
     dataset: Dataset
     optimizer: Optimizer

@@ -18,6 +18,7 @@ from yt8m.errors import ConfigError
 from yt8m.files import read_json, write_json
 from yt8m.module import VideoClassifier
 from yt8m.schema import Objective
+from yt8m.train.compiled import Compile
 from yt8m.train.init_from import init_from
 from yt8m.train.launch import refuse_unusable
 from yt8m.train.loggers import BestSoFar, RunLogger
@@ -98,10 +99,12 @@ def _train(config: dict[str, Any]) -> float:
     if config["init_from"] and not ckpt_path:  # a resumed run has its own weights
         init_from(Path(config["init_from"]).expanduser(), classifier)
     stats, storage_stats = RunStats(), StorageStats()
+    compiler = Compile(config["compile"]) if config["compile"] else None
     callbacks = [instantiate(c, _convert_="all") for c in config["callbacks"].values() if c]
     if config["average"]:
         callbacks.append(instantiate(config["average"]))
     loggers = [instantiate(c, _convert_="all") for c in config["logger"].values() if c]
+    callbacks += [compiler] if compiler else []
     callbacks += [
         ResumedEpoch(),
         RandomState(),
@@ -163,6 +166,7 @@ def _train(config: dict[str, Any]) -> float:
             "dataset": HydraConfig.get().runtime.choices.get("dataset"),
             "init_from": config["init_from"],
             "average": HydraConfig.get().runtime.choices.get("average") if config["average"] else None,
+            "compiled": compiler.done if compiler else False,
             "params": count_parameters(classifier),
             "epochs": trainer.current_epoch,
             "batch_size": config["dataset"]["batch_size"],

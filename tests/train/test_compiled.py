@@ -1,0 +1,101 @@
+"""`compile=true|max`: what is compiled, how often, and that nothing else changes."""
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounter
+
+from tests.train.test_resume import EVERY_3_STEPS, assert_equal, stop_at, weights  # noqa: F401  # a fixture
+from tests.training import TINY, run_command, train
+from yt8m.models.nn_stream_lstm import NNStreamLSTM
+from yt8m.train import compiled
+from yt8m.train.compiled import Compile, _try, _unchanged
+
+SIZES = {"feature_sizes": {"rgb": 6, "audio": 4}, "num_classes": 5, "width": 0.001}
+
+
+def batch(videos, frames):
+    x = torch.randn(videos, frames, 10)
+    return x.mean(1), x, torch.full((videos,), frames)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_no_length_and_no_batch_size_compiles_again():
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    model = NNStreamLSTM(**SIZES)
+    keys = list(model.state_dict())
+    model.compile(backend=counter, dynamic=True)
+    _try(model, lambda: batch(11, 7))
+    graphs = counter.frame_count
+    assert graphs > 0
+    for frames in range(2, 12):
+        model.train()(*batch(4 + frames % 3, frames)).sum().backward()
+        with torch.inference_mode():
+            model.eval()(*batch(3, frames))
+    assert counter.frame_count == graphs
+    assert list(model.state_dict()) == keys
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    """The whole path of compiling but for code generation, which would take a minute."""
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    monkeypatch.setattr(compiled, "BACKEND", counter)
+    return counter
+
+
+def test_a_compiled_run_is_the_run_it_would_be_otherwise(tmp_path, tiny_sample, tiny_run, backend):
+    metrics = train(tmp_path, *TINY, *tiny_sample, "compile=true")
+    assert metrics["compiled"]
+    assert backend.frame_count > 0
+    assert_equal(weights(tmp_path), weights(tiny_run))
+    assert "compiled NNStreamLSTM in" in (tmp_path / "train.log").read_text()
+
+
+def test_a_compiled_run_resumes_exactly_with_an_average(
+    tmp_path,
+    tiny_sample,
+    backend,
+    stop_at,  # noqa: F811
+):
+    common = [*TINY, *tiny_sample, *EVERY_3_STEPS, "test=false", "average=ema", "compile=max", "mixup=0.4"]
+    train(tmp_path / "whole", *common)
+    stop_at(6)
+    with pytest.raises(SystemExit):
+        train(tmp_path / "stopped", *common)
+    stop_at(None)
+    train(tmp_path / "stopped", *common, "ckpt_path=last")
+    assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+    run_command("eval", f"ckpt_path={tmp_path}/whole/checkpoints/last.ckpt", f"hydra.run.dir={tmp_path}/eval")
+
+
+def test_what_cannot_be_compiled_runs_as_it_is_after_one_line(tmp_path, tiny_sample, tiny_run, monkeypatch):
+    def backend(graph, inputs):
+        raise RuntimeError("No working C++ compiler found\nin any of these places")
+
+    monkeypatch.setattr(compiled, "BACKEND", backend)
+    metrics = train(tmp_path, *TINY, *tiny_sample, "compile=true")
+    assert metrics["compiled"] is False
+    assert_equal(weights(tmp_path), weights(tiny_run))
+    (line,) = [line for line in (tmp_path / "train.log").read_text().splitlines() if "WARNING" in line]
+    assert line.endswith("compile: NNStreamLSTM runs as it is, not compiled: No working C++ compiler found")
+
+
+def test_a_trial_leaves_statistics_modes_and_random_numbers_alone():
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+    network[1].eval()
+    buffers, random = [one.clone() for one in network.buffers()], torch.get_rng_state()
+    with _unchanged(network, torch.device("cpu")):
+        _try(network, lambda: (torch.randn(5, 3),))
+    assert all(map(torch.equal, network.buffers(), buffers))
+    assert torch.get_rng_state().equal(random)
+    assert [one.training for one in network] == [True, False, True]
+    assert all(weight.grad is None for weight in network.parameters())
+
+
+def test_cuda_graphs_need_one_shape_and_gradients_of_one_batch():
+    modes = [Compile("max")._mode(*case) for case in ((True, 1), (True, 2), (False, 1))]
+    assert modes == ["max-autotune", *["max-autotune-no-cudagraphs"] * 2]
+    assert Compile(True)._mode(True, 1) == "default"

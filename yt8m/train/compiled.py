@@ -1,0 +1,136 @@
+"""`compile=true|max`: the network's forward and backward passes through `torch.compile`."""
+
+import contextlib
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
+
+from yt8m.module import VideoClassifier
+from yt8m.sharding import is_sharded
+
+log = logging.getLogger(__name__)
+
+#: What compiles the graphs; tests replace it with one that does not need a C++ compiler.
+BACKEND: Any = "inductor"
+
+# Graphs of one function: of every layer that calls it, in training and in evaluation. torch would stop at 8.
+_GRAPHS = 64
+
+# Videos and frames of a trial batch. They differ, so that no graph takes one for the other.
+_VIDEOS, _FRAMES = 11, 7
+
+
+class Compile(Callback):
+    """Compiles the network in place, before the first step: names and values of its weights stay as they are.
+
+    A trial of a forward and a backward pass, and of one in evaluation, shows whether the network can be compiled. If
+    not, it runs as it is, after one line of warning. Recurrent layers stay PyTorch's own kernels, between the compiled
+    parts. The trial leaves weights, buffers, and random numbers as it found them, so a resumed run is as exact as any.
+
+    Where all batches have one shape (video vectors, or `dataset.pad_to=max`), the graphs are made for that shape, and
+    once more for an epoch's last, smaller batch. Where lengths vary, they are made once, for any number of videos and
+    frames.
+
+    Args:
+        how: True; or `max`, which also tries kernels out (`max-autotune`) and, on a GPU where all batches have one
+            shape, records CUDA graphs.
+    """
+
+    def __init__(self, how: bool | str):
+        self.how = how
+        #: Whether the network runs compiled.
+        self.done = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        classifier = cast(VideoClassifier, pl_module)
+        network, name = classifier.model, type(classifier.model).__name__
+        if is_sharded(network):
+            _refuse(name, "its weights are sharded (trainer=fsdp)")
+            return
+        if hasattr(network, "training_loss"):
+            _refuse(name, "it trains on more than its logits (training_loss)")
+            return
+        one_shape = not classifier.needs_frames or classifier.hparams["pad_to"] == "max"
+        began = time.perf_counter()
+        # Of torch's own tracing.
+        warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
+        torch._dynamo.reset()  # what earlier jobs of a sweep compiled counts toward the limit of graphs
+        torch._dynamo.config.recompile_limit = _GRAPHS
+        mode = self._mode(one_shape, trainer.accumulate_grad_batches)
+        network.compile(backend=BACKEND, dynamic=None if one_shape else True, mode=mode)
+        try:
+            with _unchanged(network, classifier.device), trainer.precision_plugin.forward_context():
+                _try(network, lambda: _trial(classifier, trainer, one_shape))
+        except Exception as error:  # of many types, from torch's tracing, a backend or a compiler
+            network._compiled_call_impl = None
+            _refuse(name, _reason(error))
+            return
+        self.done = True
+        log.info("compiled %s in %.1f s", name, time.perf_counter() - began)
+
+    def _mode(self, one_shape: bool, accumulated: int) -> str:
+        """The mode of `torch.compile`."""
+        if self.how != "max":
+            return "default"
+        # A CUDA graph keeps its gradients in memory that its next run overwrites: they cannot be accumulated.
+        return "max-autotune" if one_shape and accumulated == 1 else "max-autotune-no-cudagraphs"
+
+
+def _refuse(name: str, reason: str) -> None:
+    log.warning("compile: %s runs as it is, not compiled: %s", name, reason)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the innermost error."""
+    while inner := getattr(error, "inner_exception", None) or error.__cause__:
+        error = inner
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _trial(classifier: VideoClassifier, trainer: pl.Trainer, one_shape: bool) -> tuple[Tensor | None, ...]:
+    """Inputs of zeros, in the shape of the run's batches where they have one."""
+    hparams, device = classifier.hparams, classifier.device
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    videos = getattr(data, "batch_size", _VIDEOS) if one_shape else _VIDEOS
+    frames = hparams["max_frames"] if one_shape else min(_FRAMES, hparams["max_frames"])
+    size = sum(hparams["feature_sizes"].values())
+    return (
+        torch.zeros(videos, size, device=device) if classifier.needs_video else None,
+        torch.zeros(videos, frames, size, device=device) if classifier.needs_frames else None,
+        torch.full((videos,), frames, device=device),
+    )
+
+
+def _try(network: nn.Module, inputs: Callable[[], tuple[Tensor | None, ...]]) -> None:
+    """Compile what training and evaluation need. `autograd.grad` fills no `.grad`, and calls no hook of DDP."""
+    network.train()
+    logits = network(*inputs())
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    torch.autograd.grad(logits.float().sum(), weights, allow_unused=True)
+    del logits
+    network.eval()
+    with torch.inference_mode():  # whose tensors are of another kind, for which there are graphs of their own
+        network(*inputs())
+
+
+@contextlib.contextmanager
+def _unchanged(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Give back the network's buffers and modes, and the state of the random numbers, as they were."""
+    modes = [(module, module.training) for module in network.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in network.buffers()]
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
