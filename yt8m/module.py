@@ -18,7 +18,7 @@ from yt8m.labels import ClassInfo, Genres, dense_labels
 from yt8m.metric_table import PREFIX
 from yt8m.metrics import MeanLoss, make_metrics
 from yt8m.objective import Objective
-from yt8m.optimization import check_paths, clip_each_, make_optimizer, make_scheduler, parameter_groups
+from yt8m.optimization import check_paths, clip_, make_optimizer, make_scheduler, parameter_groups
 from yt8m.schema import Classifier, check
 from yt8m.sharding import is_sharded, shard, share_buffers
 from yt8m.transforms import Transform
@@ -322,10 +322,8 @@ class VideoClassifier(pl.LightningModule):
         clip = self.hparams.gradient_clip
         if gradient_clip_val is not None or not clip:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif clip["per"] == "global":
-            self.clip_gradients(optimizer, clip["norm"], "norm")
         else:
-            clip_each_(self.parameters(), clip["norm"])
+            clip_(self, optimizer, **clip)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the running `train/loss`, so that a run resumed mid-epoch reports it for the whole epoch."""

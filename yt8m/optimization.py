@@ -188,6 +188,24 @@ def _batch_size(trainer: pl.Trainer, config: Mapping[str, Any] | None) -> int:
     return size
 
 
+def clip_(module: pl.LightningModule, optimizer: Optimizer, norm: float, per: str) -> None:
+    """Scale the gradients in place: each `variable`'s to an L2 norm of at most `norm`, or all as one (`global`).
+
+    Raises:
+        ConfigError: the optimizer's kernel unscales fp16's gradients itself, which is too late.
+    """
+    scales = module._trainer and getattr(module._trainer.precision_plugin, "scaler", None)
+    if scales and getattr(optimizer, "_step_supports_amp_scaling", False):
+        raise ConfigError(
+            "optimizer.fused: expected false with trainer.precision=16-mixed, found true, which would clip gradients "
+            "that are still scaled; leave it out, or set gradient_clip=null"
+        )
+    if per == "global":
+        module.clip_gradients(optimizer, norm, "norm")
+    else:
+        clip_each_(module.parameters(), norm)
+
+
 def clip_each_(parameters: Iterable[Tensor], norm: float) -> None:
     """Scale each gradient on its own to an L2 norm of at most `norm`, in place, without a GPU sync.
 
