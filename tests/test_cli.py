@@ -44,6 +44,7 @@ def test_train_help_lists_every_option_with_its_purpose():
         "  yt8m_video  ",
         "  tensorboard  ",
         "  quickstart ",
+        "  best/yt8m_video ",
         "Exit code: 0 trained",
     ):
         assert line in text
@@ -54,6 +55,8 @@ def test_train_help_lists_every_option_with_its_purpose():
 
 def test_a_wrong_argument_is_answered_in_one_line_with_a_suggestion(capsys):
     cases = {
+        "experiment=best/yt8m_vide": "published/nextvlad",
+        "experiment=best/audio_set": "; did you mean best/audioset?",
         "modle=nn": "modle: no such setting; did you mean model?",
         "optimizer.lrr=1": "optimizer.lrr: no such setting; did you mean optimizer.lr?",
         "dataset.limit_vidoes=1": "did you mean dataset.limit_videos?",

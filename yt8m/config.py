@@ -39,15 +39,26 @@ def mode_of(metric: str) -> str:
 
 def options(group: str) -> str:
     """The options of a config group for a help text: a line each, with the first comment of its file."""
-    files = sorted(Path(CONFIG_DIR, group).glob("*.yaml"))
-    width = max(len(path.stem) for path in files)
-    return "\n".join(f"  {path.stem:<{width}}  {_purpose(path)}" for path in files)
+    names = _options(group)
+    width = max(map(len, names))
+    return "\n".join(
+        f"  {name:<{width}}  {_purpose(Path(CONFIG_DIR, group, f'{name}.yaml'))}" for name in names
+    )
+
+
+def _options(group: str) -> list[str]:
+    """The options of a config group; those in folders below it come last, as `FOLDER/NAME`."""
+    folder = Path(CONFIG_DIR, group)
+    names = (path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    return sorted(names, key=lambda name: (name.count("/"), name))
 
 
 def _purpose(path: Path) -> str:
+    """The file's first comment, without the command that may follow it."""
     lines = path.read_text(encoding="utf-8").splitlines()
     comments = (line.removeprefix("# ") for line in lines if line.startswith("# "))
-    return next((text for text in comments if not text.startswith("@package")), "")
+    text = next((text for text in comments if not text.startswith("@package")), "")
+    return re.sub(r": (python -m yt8m|experiment=).*", ".", text)
 
 
 # OmegaConf 2.4 deprecates the name that 2.3 has, and gives the function the name of an older one.
@@ -75,7 +86,7 @@ def explain(error: Exception, command: str) -> str:
     if match := re.search(r"Could not override '([^']+)'", message):
         return _unknown_key(match[1], command)
     if match := re.search(r"Could not find '([^']+)'(?: Available options in '[^']+': (.*))?", message):
-        return _unknown_option(match[1], (match[2] or "").split())
+        return _unknown_option(match[1], (match[2] or "").split(), command)
     if "Config group override must be a string" in message:
         found = next((arg for arg in sys.argv[1:] if re.fullmatch(r"[\w/]+=(null)?", arg)), "GROUP=null")
         return f"{found}: expected the name of an option, found null; leave the argument out"
@@ -103,10 +114,13 @@ def _unknown_key(key: str, command: str) -> str:
     return f"{key}: no such setting; see --help"
 
 
-def _unknown_option(path: str, options: list[str]) -> str:
+def _unknown_option(path: str, options: list[str], command: str) -> str:
     if path in _EXTRAS:
         return f"{path}: not installed; pip install 'yt8m[{_EXTRAS[path]}]'"
     group, _, name = path.rpartition("/")
+    own = path.partition("/")[0]
+    if own in _groups(command) and own != "hydra":
+        group, name, options = own, path.partition("/")[2], _options(own)
     near = difflib.get_close_matches(name, options, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     if not options:
