@@ -7,7 +7,7 @@ from yt8m.datamodules.quantization import dequantize
 from yt8m.errors import ConfigError
 from yt8m.inputs import _pad_on_cpu, pad_on_gpu
 from yt8m.labels import dense_labels
-from yt8m.losses import BCE, _CrossEntropy
+from yt8m.losses import BCE, Asymmetric
 from yt8m.optimization import make_optimizer
 from yt8m.schema import Trainer, check
 
@@ -39,15 +39,16 @@ def test_cross_entropy_and_its_gradient_are_those_of_the_formula_bit_by_bit():
     assert half.grad.equal(torch.autograd.grad(by_autograd(half.float(), hard.float()), half)[0])
 
 
-def test_the_gradient_of_cross_entropy_is_its_derivative():
+@pytest.mark.parametrize(
+    "loss", [BCE(), Asymmetric(), Asymmetric(gamma_neg=2, gamma_pos=0, clip=0), Asymmetric(0, 1.5, 0.2)]
+)
+def test_the_gradient_of_a_one_pass_loss_is_its_derivative(loss):
     torch.manual_seed(0)
     logits = torch.randn(3, 5, dtype=torch.double, requires_grad=True)
     hard, soft, mask = torch.rand(3, 5) < 0.5, torch.rand(3, 5, dtype=torch.double), torch.rand(3, 5) < 0.5
     for labels in (hard, soft):
         for rated in (None, mask):
-            assert torch.autograd.gradcheck(
-                lambda x, y=labels, m=rated: _CrossEntropy.apply(x, y, m, 1e-5), logits
-            )
+            assert torch.autograd.gradcheck(lambda x, y=labels, m=rated: loss.of_videos(x, y, m), logits)
 
 
 def test_frames_are_padded_alike_on_a_cpu_and_on_a_gpu():

@@ -12,6 +12,8 @@ In the formulas, x is a logit, y its label, and σ the sigmoid. `BCE`, `Hinge` a
 starter code (`losses.py`), which passes probabilities to the latter two; here they take logits.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,35 +53,39 @@ class BCE(_Loss):
     epsilon = 1e-5
 
     def of_videos(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
-        loss: Tensor = _CrossEntropy.apply(logits, labels, mask, self.epsilon)  # type: ignore[no-untyped-call]
-        return loss
+        return _one_pass(logits, labels, mask, partial(_cross_entropy, epsilon=self.epsilon))
 
 
-class _CrossEntropy(torch.autograd.Function):
-    """`BCE` of each video, with its gradient from the same pass: autograd would keep 25 bytes per logit, this keeps 4.
+#: Of logits x, labels, and rated classes (None: all), each `[B, C]`, and whether to return slopes: the loss of each
+#: video, `[B]`, and its derivative by x, `[B, C]`, or None.
+_OfBlock = Callable[[Tensor, Tensor, Tensor | None, bool], tuple[Tensor, Tensor | None]]
 
-    A class is −log(q + ε), q = σ(s·x), with s = 1 where its label is true and −1 where it is false; its gradient is
-    −s·q·(1 − q)/(q + ε).
-    """
+
+def _one_pass(logits: Tensor, labels: Tensor, mask: Tensor | None, of_block: _OfBlock) -> Tensor:
+    """The loss of each video, float32 `[B]`, whose gradient `of_block` computes in the same pass."""
+    loss: Tensor = _OnePass.apply(logits, labels, mask, of_block)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _OnePass(torch.autograd.Function):
+    """A loss with its gradient from the same pass: autograd would keep 25 bytes per logit of `BCE`, this keeps 4."""
 
     # Logits per block on a CPU: what a pass over them needs stays in the cache.
     BLOCK = 1 << 16
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, mask: Tensor | None, epsilon: float) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, mask: Tensor | None, of_block: _OfBlock) -> Tensor:
         dtype = torch.promote_types(logits.dtype, torch.float32)
         losses = logits.new_empty(len(logits), dtype=dtype)
         slopes = torch.empty_like(logits, dtype=dtype) if ctx.needs_input_grad[0] else None
         rows = len(logits)
         if logits.device.type == "cpu":
-            rows = max(_CrossEntropy.BLOCK // max(logits.shape[1], 1), 1)
+            rows = max(_OnePass.BLOCK // max(logits.shape[1], 1), 1)
         for start in range(0, len(logits), max(rows, 1)):
             block = slice(start, start + rows)
             rated = None if mask is None else mask[block] > 0
-            loss, slope = _log_likelihood(
-                logits[block].to(dtype), labels[block], rated, epsilon, slopes is not None
-            )
-            torch.neg(loss, out=losses[block])
+            loss, slope = of_block(logits[block].to(dtype), labels[block], rated, slopes is not None)
+            losses[block] = loss
             if slopes is not None and slope is not None:
                 slopes[block] = slope
         ctx.save_for_backward(slopes)
@@ -90,13 +96,13 @@ class _CrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (slopes,) = ctx.saved_tensors
-        return (slopes * -gradient[:, None]).to(ctx.dtype), None, None, None
+        return (slopes * gradient[:, None]).to(ctx.dtype), None, None, None
 
 
-def _log_likelihood(
-    x: Tensor, labels: Tensor, rated: Tensor | None, epsilon: float, with_slope: bool
+def _cross_entropy(
+    x: Tensor, labels: Tensor, rated: Tensor | None, with_slope: bool, epsilon: float
 ) -> tuple[Tensor, Tensor | None]:
-    """Σ_c y·log(σ(x) + ε) + (1 − y)·log(σ(−x) + ε) over the rated classes, `[B]`, and its derivative by x `[B, C]`."""
+    """`BCE` as an `_OfBlock`: a class is −log(q + ε), q = σ(s·x), with s = 1 where its label is true, else −1."""
     one = x.new_ones(())
     if labels.dtype == torch.bool:  # the other of the two logarithms is multiplied by 0
         cases: list[tuple[Tensor, Tensor | None]] = [(torch.where(labels, one, -one), None)]
@@ -108,7 +114,7 @@ def _log_likelihood(
         q = (x * sign).sigmoid_()  # σ(−x) is 1 − p without cancellation
         shifted = q + epsilon
         if with_slope:
-            part = torch.ops.aten.sigmoid_backward(sign / shifted, q)  # s/(q + ε) · q · (1 − q)
+            part = torch.ops.aten.sigmoid_backward(-sign / shifted, q)  # −s/(q + ε) · q · (1 − q)
             part = part if weight is None else part.mul_(weight)
             slope = part if slope is None else slope.add_(part)
         logs = shifted.log_() if weight is None else shifted.log_().mul_(weight)
@@ -117,7 +123,7 @@ def _log_likelihood(
     if rated is not None:
         value.masked_fill_(~rated, 0)
         slope = None if slope is None else slope.masked_fill_(~rated, 0)
-    return value.sum(1), slope
+    return -value.sum(1), slope
 
 
 class Softmax(_Loss):
@@ -210,15 +216,29 @@ class Asymmetric(_Loss):
         self.gamma_neg, self.gamma_pos = _number("gamma_neg", gamma_neg), _number("gamma_pos", gamma_pos)
         self.clip = _number("clip", clip, most=1)
 
-    def per_video(self, logits: Tensor, labels: Tensor, rated: Tensor) -> Tensor:
-        log_true, log_false = F.logsigmoid(logits), F.logsigmoid(-logits)
-        shifted = logits.sigmoid() - self.clip
-        beyond = shifted > 0
-        shifted = shifted.where(beyond, 1)  # any number whose power has a finite gradient
-        log_rest = ((-logits).sigmoid() + self.clip).log() if self.clip else log_false  # log(1 - q)
-        negative = (shifted.pow(self.gamma_neg) * log_rest).where(beyond, 0)
-        loss = -labels * (self.gamma_pos * log_false).exp() * log_true - (1 - labels) * negative
-        return loss.where(rated, 0).sum(1)
+    def of_videos(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+        return _one_pass(logits, labels, mask, self._of_block)
+
+    def _of_block(
+        self, x: Tensor, labels: Tensor, rated: Tensor | None, with_slope: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        p, rest = x.sigmoid(), (-x).sigmoid()  # 1 - p, without cancellation
+        log_p, y = F.logsigmoid(x), labels.to(x.dtype)
+        beyond = p > self.clip  # where q is above 0
+        q = (p - self.clip).where(beyond, 1)  # any number whose power has a finite slope
+        log_1_q = (rest + self.clip).log() if self.clip else log_p - x
+        true_focus, false_focus = rest.pow(self.gamma_pos), q.pow(self.gamma_neg)
+        value = torch.lerp(-(false_focus * log_1_q).where(beyond, 0), -true_focus * log_p, y)
+        slope: Tensor | None = None
+        if with_slope:
+            of_true = true_focus * (self.gamma_pos * p * log_p - rest)
+            share = rest / (rest + self.clip) if self.clip else 1.0
+            of_false = false_focus * p * (share - self.gamma_neg * rest * log_1_q / q)
+            slope = torch.lerp(of_false.where(beyond, 0), of_true, y)
+        if rated is not None:
+            value.masked_fill_(~rated, 0)
+            slope = None if slope is None else slope.masked_fill_(~rated, 0)
+        return value.sum(1), slope
 
 
 def _number(name: str, value: Any, most: float = float("inf")) -> float:
