@@ -293,6 +293,7 @@ class Report(_Section):
     metric: Text
     classes: bool
     into: Annotated[str, Field(min_length=1, description="a Markdown page")] | None
+    place: Annotated[str, Field(pattern=r"^[\w-]+$", description="a word")] | None
     overwrite: bool
     dataset: Dataset
 

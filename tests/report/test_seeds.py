@@ -6,7 +6,7 @@ from tests.report.run_folder import CONFIG, write_run
 from tests.training import run_command
 from yt8m.report.leaderboard import Leaderboard
 from yt8m.report.runs import find_runs
-from yt8m.report.seeds import BEGIN, END, OverSeeds
+from yt8m.report.seeds import OverSeeds, Place
 
 
 def write_runs(folder):
@@ -50,6 +50,7 @@ def test_other_data_or_an_unreadable_configuration_is_another_recipe(tmp_path):
 
 def test_the_table_is_in_the_report_and_in_a_page_with_a_place_for_it(tmp_path, capsys):
     runs, page = write_runs(tmp_path / "runs"), tmp_path / "README.md"
+    (begin, end), others = Place(page).lines, "\n".join(Place(page, "audio").lines)
     arguments = [
         str(runs),
         "classes=false",
@@ -59,7 +60,7 @@ def test_the_table_is_in_the_report_and_in_a_page_with_a_place_for_it(tmp_path, 
     ]
     for text, says in [
         (None, "expected a Markdown page at"),
-        (f"{END}\n{BEGIN}\n", "expected the lines <!--"),
+        (f"{end}\n{begin}\n{others}\n", "expected the lines <!--"),
     ]:
         if text is not None:
             page.write_text(text)
@@ -68,15 +69,30 @@ def test_the_table_is_in_the_report_and_in_a_page_with_a_place_for_it(tmp_path, 
         assert ended.value.code == 2
         assert f"error: into: {says}" in capsys.readouterr().err
         assert not (tmp_path / "report").exists()
-    page.write_text(f"# Mine\n\n{BEGIN}\nold\n{END}\n\nafter\n")
+    page.write_text(f"# Mine\n\n{begin}\nold\n{end}\n\n{others}\n")
     for _ in range(2):
         run_command("report", *arguments)
         row = "| 1 | lr=0.01 | 3 | 0.6333 ± 0.1528 | 1,200 | 100 |"
         text = page.read_text()
-        assert text.startswith(f"# Mine\n\n{BEGIN}\n\n| ")
-        assert text.endswith(f"training.\n\n{END}\n\nafter\n")
+        assert text.startswith(f"# Mine\n\n{begin}\n\n| ")
+        assert text.endswith(f"training.\n\n{end}\n\n{others}\n")
         assert "old" not in text
         assert text.count(row) == 1
         assert row in (tmp_path / "report" / "leaderboard.md").read_text()
         assert "0.6333 ± 0.1528" in (tmp_path / "report" / "report.html").read_text()
         assert "0.6333 ± 0.1528" in capsys.readouterr().out
+    run_command("report", *arguments, "place=audio")
+    assert page.read_text().count(row) == 2
+
+
+def test_an_ensemble_has_the_data_the_sizes_and_the_time_of_its_members(tmp_path):
+    runs = write_runs(tmp_path / "runs")
+    members = [{"ckpt_path": str(runs / name / "checkpoints" / "last.ckpt")} for name in "abd"]
+    scores = {"val/gap": 0.9, "members": members}
+    write_run(tmp_path / "runs" / "ensemble", "ckpt_path: [x, y]\n", scores)
+    seeds = OverSeeds.of(Leaderboard.of(find_runs([runs]), "val/gap"))
+    assert seeds.rows()[0] == ["1", "ensemble of 3", "1", "0.9000", "3,600", "240"]
+    members.append({"ckpt_path": str(tmp_path / "gone" / "checkpoints" / "last.ckpt")})
+    (broken,) = find_runs([write_run(tmp_path / "broken", "ckpt_path: [x, y]\n", scores)])
+    assert broken.status == "unreadable"
+    assert "in members is not there" in broken.reason

@@ -10,7 +10,7 @@ from yt8m.files import write_text
 from yt8m.report.leaderboard import Leaderboard
 from yt8m.report.page import render
 from yt8m.report.runs import clean, find_runs
-from yt8m.report.seeds import OverSeeds, page_with_place, write_into
+from yt8m.report.seeds import OverSeeds, Place
 
 if TYPE_CHECKING:
     from yt8m.report.per_class import ClassStats
@@ -34,9 +34,9 @@ def report(config: dict[str, Any]) -> None:
         raise ConfigError(
             f"output: {existing[0]} already exists; set overwrite=true or choose another output"
         )
-    into = Path(config["into"]).expanduser() if config["into"] else None
+    into = Place(Path(config["into"]).expanduser(), config["place"]) if config["into"] else None
     if into:
-        page_with_place(into)
+        into.page()
     folders = [Path(str(folder)).expanduser() for folder in config["runs"]]
     board = Leaderboard.of(find_runs(folders), config["metric"])
     console = Console()
@@ -52,7 +52,7 @@ def report(config: dict[str, Any]) -> None:
     for name, text in zip(FILES, pages, strict=True):
         write_text(output / name, text)
     if into:
-        write_into(into, seeds.markdown())
+        into.write(seeds.markdown())
     _print(console, f"{board.counts}; written to {output / FILES[-1]}")
 
 

@@ -115,14 +115,14 @@ def find_runs(folders: list[Path]) -> list[Run]:
     return runs
 
 
-def read_run(folder: Path) -> Run | None:
-    """The run in `folder`; None if another command than training wrote it."""
+def read_run(folder: Path, ensembles: bool = True) -> Run | None:
+    """The run in `folder`, or, with `ensembles`, the ensemble that `yt8m.eval` scored there; None if it has neither."""
     run = Run(folder)
     errors = []
     try:
         run.config = dict(_flat(yaml.safe_load(_text(folder / ".hydra" / "config.yaml"))))
         if not {"model._target_", "optimizer._target_"} & run.config.keys():
-            return None
+            return _read_ensemble(folder) if ensembles else None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         errors.append(f"config.yaml: {error}")
     try:
@@ -142,6 +142,24 @@ def read_run(folder: Path) -> Run | None:
     if errors:
         run.status, run.reason = UNREADABLE, clean("; ".join(errors))
     return run
+
+
+def _read_ensemble(folder: Path) -> Run | None:
+    """The evaluation of several runs' checkpoints as one run, with its members' data, sizes, and training time."""
+    try:
+        metrics = _read_metrics(folder / "metrics.json")
+        members = [Path(member["ckpt_path"]).parents[1] for member in metrics["members"]]
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return None
+    runs = [run for run in (read_run(member, ensembles=False) for member in members) if run and run.metrics]
+    if not runs or len(runs) < len(members):
+        return Run(folder, status=UNREADABLE, reason="a run that metrics.json names in members is not there")
+    metrics |= {"model": f"ensemble of {len(runs)}", "dataset": runs[0].dataset}
+    for key in ("params", "seconds"):
+        values = [value for run in runs if (value := run.number(key)) is not None]
+        metrics[key] = sum(values) if len(values) == len(runs) else None
+    data = {key: value for key, value in runs[0].config.items() if key.startswith("dataset.")}
+    return Run(folder, config=data, metrics=metrics)
 
 
 def _read_overrides(path: Path) -> dict[str, str]:

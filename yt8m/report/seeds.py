@@ -18,7 +18,6 @@ from yt8m.report.leaderboard import MACHINE, SETTINGS, TEST, VALIDATION, Column,
 from yt8m.report.run_labels import label_runs
 from yt8m.report.runs import Run
 
-BEGIN, END = "<!-- leaderboard (yt8m.report) -->", "<!-- end of leaderboard -->"
 CAPTION = (
     "Means over runs that differ only by seed, ± the sample standard deviation. Scores are those of best.ckpt; "
     "Videos/s and seconds are of training."
@@ -116,25 +115,42 @@ class OverSeeds:
         console.print(table)
 
 
-def page_with_place(path: Path) -> str:
-    """The text of a Markdown page that has a place for the table.
+@dataclass(frozen=True)
+class Place:
+    """Where a table goes in a Markdown page: between two lines, whose name tells apart the tables of a page."""
 
-    Raises:
-        ConfigError: there is no such page, or no such place in it.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"into: expected a Markdown page at {path}, found none ({error})") from None
-    if BEGIN not in text or END not in text.partition(BEGIN)[2]:
-        raise ConfigError(f"into: expected the lines {BEGIN} and {END} in {path}, found none; add them")
-    return text
+    path: Path
+    name: str | None = None
 
+    @property
+    def lines(self) -> tuple[str, str]:
+        name = f" {self.name}" if self.name else ""
+        return f"<!-- leaderboard{name} (yt8m.report) -->", f"<!-- end of leaderboard{name} -->"
 
-def write_into(path: Path, table: str) -> None:
-    """Replace what is between the two lines in a page. Raises ConfigError, WriteError."""
-    before, _, rest = page_with_place(path).partition(BEGIN)
-    write_text(path, f"{before}{BEGIN}\n\n{table}\n{END}{rest.partition(END)[2]}")
+    def page(self) -> str:
+        """The page's text.
+
+        Raises:
+            ConfigError: there is no such page, or no such place in it.
+        """
+        begin, end = self.lines
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"into: expected a Markdown page at {self.path}, found none ({error})"
+            ) from None
+        if begin not in text or end not in text.partition(begin)[2]:
+            raise ConfigError(
+                f"into: expected the lines {begin} and {end} in {self.path}, found none; add them"
+            )
+        return text
+
+    def write(self, table: str) -> None:
+        """Replace what is between the two lines. Raises ConfigError, WriteError."""
+        begin, end = self.lines
+        before, _, rest = self.page().partition(begin)
+        write_text(self.path, f"{before}{begin}\n\n{table}\n{end}{rest.partition(end)[2]}")
 
 
 def _identity(run: Run) -> object:
