@@ -93,7 +93,7 @@ def bad_values(default):
             *({first: value} for value in ((0, "8", []) if isinstance(inner, int) else ([], 0))),
         ]
     if isinstance(default, tuple):
-        return [[], [0], [8, -1], 8, "8", [2.5]]
+        return [[], [0], [8, -1], 8, "8", *([[2.5]] if isinstance(default[0], int) else [])]
     if isinstance(default, bool):
         return [0, 1, "true", [True], None]
     if isinstance(default, str):

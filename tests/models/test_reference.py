@@ -8,6 +8,8 @@ import torch
 
 from tests.models.networks import build, model_class
 from tests.models.test_study import Weights, relu, sigmoid
+from yt8m.errors import ConfigError
+from yt8m.losses import BCE
 
 PARAMETERS = {  # 3,862 classes, rgb 1024 and audio 128
     "logistic": 4_452_886,
@@ -22,6 +24,7 @@ PARAMETERS = {  # 3,862 classes, rgb 1024 and audio 128
 }
 FEATURES = [{"rgb": 7, "audio": 4}, {"audio": 5}, {"rgb": 4, "audio": 3, "text.v2": 5}]
 CLASSES = 6
+ARGUMENTS = {"fourier_net": {"bandwidths": [0.5, 0.7]}}
 
 
 def softmax(scores):
@@ -163,17 +166,37 @@ def fourier_net(w, video, frames, sizes):
         length = scales.get(name, 1.0) * math.sqrt(len(video))
         parts.append(length * part / math.sqrt(sum(part**2)))
         start += size
-    return w.dense("classifier", math.sqrt(2) * np.cos(w.dense("hidden", np.concatenate(parts))))
+    x = np.concatenate(parts)
+    branches = [
+        w.dense(f"branches.{n}.classifier", math.sqrt(2) * np.cos(w.dense(f"branches.{n}.hidden", x)))
+        for n in range(2)
+    ]
+    return sum(branches) / 2
 
 
 def test_a_new_fourier_net_is_a_gaussian_kernel():
     """The inner products of its cosines approach the kernel that its documentation states."""
-    network = build("fourier_net", FEATURES[0], bandwidth=0.7, hidden_size=200_000, width=1)
+    network = build("fourier_net", FEATURES[0], bandwidths=[0.7], hidden_size=200_000, width=1)
     x = torch.randn(4, 11)
     with torch.no_grad():
-        cosines = math.sqrt(2) * network.hidden(x).cos()
+        cosines = math.sqrt(2) * network.branches[0].hidden(x).cos()
     expected = torch.exp(-(0.7**2) * torch.cdist(x, x).square() / (2 * 11))
     torch.testing.assert_close(cosines @ cosines.T / 200_000, expected, atol=0.01, rtol=0)
+
+
+def test_the_branches_of_a_fourier_net_train_as_they_would_alone():
+    network = build(
+        "fourier_net", FEATURES[0], bandwidths=[0.5, 0.7], dropout=0.0, input_dropout=0.0
+    ).double()
+    video, labels = torch.randn(4, 11, dtype=torch.float64), torch.rand(4, 20) < 0.2
+    network.training_loss((video, None, None), labels, None, BCE()).backward()
+    for branch, logits in zip(network.branches, network.branch_logits(video).unbind(1), strict=True):
+        alone = torch.autograd.grad(BCE()(logits, labels, None), list(branch.parameters()))
+        torch.testing.assert_close([p.grad for p in branch.parameters()], list(alone))
+    with pytest.raises(
+        ConfigError, match=r"model\.bandwidths: expected a list of 1 to 100 numbers, found 0\.5"
+    ):
+        build("fourier_net", FEATURES[0], bandwidths=0.5)
 
 
 def test_parameter_counts():
@@ -193,7 +216,8 @@ def test_parameter_counts():
 @torch.no_grad()
 def test_network_matches_its_definition(reference):
     for sizes in FEATURES:
-        network = build(reference.__name__, sizes, num_classes=CLASSES).double()
+        name = reference.__name__
+        network = build(name, sizes, num_classes=CLASSES, **ARGUMENTS.get(name, {})).double()
         for parameter in network.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
         for name, buffer in network.named_buffers():
