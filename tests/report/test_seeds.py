@@ -90,8 +90,10 @@ def test_an_ensemble_has_the_data_the_sizes_and_the_time_of_its_members(tmp_path
     members = [{"ckpt_path": str(runs / name / "checkpoints" / "last.ckpt")} for name in "abd"]
     scores = {"val/gap": 0.9, "members": members}
     write_run(tmp_path / "runs" / "ensemble", "ckpt_path: [x, y]\n", scores)
-    seeds = OverSeeds.of(Leaderboard.of(find_runs([runs]), "val/gap"))
-    assert seeds.rows()[0] == ["1", "ensemble of 3", "1", "0.9000", "3,600", "240"]
+    board = Leaderboard.of(find_runs([runs]), "val/gap")
+    assert OverSeeds.of(board).rows()[0] == ["1", "ensemble of 3", "1", "0.9000", "3,600", "240"]
+    assert board.trained == board.ranked[1:]
+    assert not board.warnings()
     members.append({"ckpt_path": str(tmp_path / "gone" / "checkpoints" / "last.ckpt")})
     (broken,) = find_runs([write_run(tmp_path / "broken", "ckpt_path: [x, y]\n", scores)])
     assert broken.status == "unreadable"

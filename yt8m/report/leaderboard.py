@@ -117,6 +117,11 @@ class Leaderboard:
         return cls(metric, ranked, others, list(filter(None, used)))
 
     @property
+    def trained(self) -> list[Run]:
+        """The ranked runs without ensembles, which have no settings, no curves, and no checkpoint of their own."""
+        return [run for run in self.ranked if not run.is_ensemble]
+
+    @property
     def columns(self) -> list[Column]:
         return [column for part in self.parts for column in part]
 
@@ -140,13 +145,13 @@ class Leaderboard:
                 f"These runs were scored on different data (dataset.{', dataset.'.join(_DATA)} differ): "
                 "do not compare their scores."
             )
-        losses = {run.config.get("loss._target_") for run in self.ranked}
+        losses = {run.config.get("loss._target_") for run in self.trained}
         if len(losses) > 1:
             warnings.append("These runs have different loss functions: do not compare their losses.")
-        old = [run for run in self.ranked if run.number("best_epoch") is None]
+        old = [run for run in self.trained if run.number("best_epoch") is None]
         if old:
             warnings.append(
-                f"{len(old)} of {len(self.ranked)} runs do not record their best epoch: their validation scores are "
+                f"{len(old)} of {len(self.trained)} runs do not record their best epoch: their validation scores are "
                 "those of the last epoch, not of best.ckpt."
             )
         return warnings

@@ -32,10 +32,10 @@ class Panel:
 
 def render(board: Leaderboard, classes: "ClassStats | str") -> str:
     """The page; `classes` is the reason if there are no class statistics."""
-    hyperparameters = varied(board.ranked, board.metric) if board.ranked else []
-    scores = [score for run in board.ranked if (score := run.number(board.metric)) is not None]
+    hyperparameters = varied(board.trained, board.metric) if board.trained else []
+    scores = [score for run in board.trained if (score := run.number(board.metric)) is not None]
     axes = hyperparameters[:_MOST_AXES]
-    labels = [run.label for run in board.ranked]
+    labels = [run.label for run in board.trained]
     stats = None if isinstance(classes, str) else classes
     return render_page(
         _FOLDER / "page.html",
@@ -50,7 +50,7 @@ def render(board: Leaderboard, classes: "ClassStats | str") -> str:
         colored=2 * charts.HUES,
         curves=learning_curves(board),
         most_lines=charts.MOST_LINES,
-        without_curves=sum(not run.curves for run in board.ranked),
+        without_curves=sum(not run.curves for run in board.trained),
         hyperparameters=hyperparameters,
         most_axes=_MOST_AXES,
         few_runs=FEW_RUNS,

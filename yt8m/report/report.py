@@ -58,12 +58,12 @@ def report(config: dict[str, Any]) -> None:
 
 def _class_stats(board: Leaderboard, config: dict[str, Any]) -> "ClassStats | str":
     """Statistics of the best run's classes, or one line on why there are none."""
-    if not board.ranked:
+    if not board.trained:
         return "no run finished."
     from yt8m.report.per_class import class_stats  # imports torch
 
     try:
-        return class_stats(board.ranked[0].checkpoint, config["dataset"], config["trusted_packages"])
+        return class_stats(board.trained[0].checkpoint, config["dataset"], config["trusted_packages"])
     except Exception as error:  # a broken checkpoint or dataset must not cost the rest of the report
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         return clean(f"{kind}{error}")

@@ -37,7 +37,7 @@ class Point:
 
 @dataclass(eq=False)
 class Run:
-    """One training run.
+    """One training run, or an ensemble of several.
 
     Attributes:
         folder: its output folder.
@@ -78,6 +78,11 @@ class Run:
     def dataset(self) -> str:
         """Name of the dataset, as in `dataset=NAME`, or its root if no name was recorded."""
         return clean(self.metrics.get("dataset") or self.config.get("dataset.root") or "?")
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether it is of several runs, so that it has no epochs, no curves, and no checkpoint."""
+        return "members" in self.metrics
 
     @property
     def checkpoint(self) -> Path:
