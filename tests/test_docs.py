@@ -26,8 +26,11 @@ from tests.download.server import FAST, Mirror, serving
 from tests.training import TINY_SAMPLE, run_command
 from yt8m.build import build
 from yt8m.config import CONFIG_DIR
-from yt8m.datamodules.sample import write_sample
+from yt8m.datamodules.dataset import ShardDataset
+from yt8m.datamodules.sample import FEATURES, write_sample
+from yt8m.datamodules.sample_segment import write_sample_segment
 from yt8m.download.mirror import BASE_62, Share, stored_name
+from yt8m.labels import SEGMENT_LABEL_IDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -205,6 +208,30 @@ def serve_frames(mirror: Mirror, sample: Path) -> None:
     mirror.files["/vocabulary.csv"] = (sample / "vocabulary.csv").read_bytes()
 
 
+def serve_segments(mirror: Mirror, folder: Path) -> list[str]:
+    """Made-up rated segments as version 3 of the dataset; the ids of all segments of its test partition."""
+    size = {"train_videos": 20, "validate_videos": 10, "test_videos": 10, "min_frames": 20, "max_frames": 24}
+    root = write_sample_segment(folder, num_classes=CLASSES, **size)
+    # Of the validate partition's shards, whose names say which are trained on.
+    names = {"train": "validateaa", "validate": "validateW0"}
+    assert [stored_name(f"{name}.tfrecord") for name in names.values()] == [
+        "validate0000.tfrecord",
+        "validate3028.tfrecord",
+    ]
+    bodies = {
+        split: b"".join(path.read_bytes() for path in sorted((root / split).iterdir()))
+        for split in ("train", "validate", "test")
+    }
+    validate = {f"{name}.tfrecord": bodies[split] for split, name in names.items()}
+    mirror.add_partition("3/frame/validate", validate)
+    mirror.add_partition("3/frame/test", {"testaa.tfrecord": bodies["test"]})
+    mirror.files["/segment_label_ids.csv"] = (root / SEGMENT_LABEL_IDS).read_bytes()
+    dataset = ShardDataset(
+        sorted((root / "test").iterdir()), FEATURES, CLASSES, level="segment", segments="all"
+    )
+    return dataset.__getitems__(range(len(dataset))).ids
+
+
 def write_others(root: Path, mirror: Mirror) -> None:
     """Video-level YouTube-8M and AudioSet, where the README's commands look for them."""
     rng = np.random.default_rng(0)
@@ -265,6 +292,7 @@ def run(command: Command, mirror: Mirror) -> None:
         "predict": ["trainer=cpu"],
         "export": ["dataset.num_workers=0"],
         "report": [],
+        "score": ["json=scores.json"],
     }[command.name]
     if "hparams_search=optuna" in command.arguments:
         added.append("hydra.sweeper.n_trials=2")
@@ -317,15 +345,49 @@ def test_the_readmes_commands_run(mirror):
     assert list(Path("outputs/eval").glob("*/classes.csv"))
 
 
+def parts_of_segments(folder: Path) -> Iterator[Path]:
+    """The page about segments in two: on YouTube-8M, and on made-up data."""
+    page = (ROOT / "docs" / "segments.md").read_text(encoding="utf-8")
+    for number, text in enumerate(page.split("## On made-up data")):
+        path = folder / f"part{number}.md"
+        path.write_text(text, encoding="utf-8")
+        yield path
+
+
+@pytest.mark.slow
+def test_segments_lead_from_nothing_to_a_submission(mirror, tmp_path):
+    segments = serve_segments(mirror, tmp_path / "segments")
+    classes = mirror.files["/segment_label_ids.csv"].decode().split()[1:]
+    part, _ = parts_of_segments(tmp_path)
+    for command in commands(part):
+        run(command, mirror)
+
+    tuned = json.loads(Path("outputs/segments/metrics.json").read_text())
+    assert tuned["unrated_videos"]["train"] >= 10  # of 20 videos, every second one
+    assert 0 < tuned["val/map"] <= 1
+    (evaluated,) = Path("outputs/eval").glob("*/metrics.json")
+    assert 0 < json.loads(evaluated.read_text())["val/map"] <= 1
+    (score,) = json.loads(Path("scores.json").read_text())
+    assert (score["lines"], score["missing"]) == (len(classes), [])
+    assert 0 < score["map_100000"] <= 1
+    with open("submission.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["Class", "Segments"]
+    assert [label for label, _ in rows] == classes
+    assert all(sorted(listed.split()) == sorted(segments) for _, listed in rows)
+
+
 @pytest.mark.slow
 def test_the_made_up_segments_are_found_by_fine_tuning_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("YT8M_CACHE_DIR", str(tmp_path / "cache"))
-    page = (ROOT / "docs" / "segments.md").read_text(encoding="utf-8")
-    (tmp_path / "part.md").write_text(page.partition("## On made-up data")[2])
-    for command in commands(tmp_path / "part.md"):
+    _, part = parts_of_segments(tmp_path)
+    for command in commands(part):
         added = ["json=scores.json"] if command.name == "score" else ["trainer=cpu", "dataset.num_workers=0"]
         run_command(command.name, *command.arguments, *added)
     scores = {one["submission"]: one["map_100000"] for one in json.loads(Path("scores.json").read_text())}
     assert scores["video.csv"] < 0.5 < 0.75 < scores["product.csv"]
     assert scores["frame.csv"] + 0.3 < scores["segment.csv"]
+    # What training computed of the same network, from scores rather than from their order in a file.
+    tuned = json.loads(Path("outputs/made_up_segments/metrics.json").read_text())
+    assert scores["segment.csv"] == pytest.approx(tuned["test/map"], abs=1e-5)
