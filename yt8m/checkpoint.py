@@ -25,12 +25,12 @@ C = TypeVar("C", bound=pl.LightningModule)
 WEIGHTS = "model."  # prefix of the network's tensors in the state dict
 
 
-def find_checkpoint(ckpt_path: str, folder: Path) -> Path:
-    """The checkpoint that `ckpt_path` means: a path, or `last` for that of the run in `folder`."""
+def find_checkpoint(ckpt_path: str, folder: Path, setting: str = "ckpt_path") -> Path:
+    """The checkpoint that the value of a setting means: a path, or `last` for that of the run in `folder`."""
     path = folder / "checkpoints" / "last.ckpt" if ckpt_path == "last" else Path(ckpt_path).expanduser()
     if not path.is_file():
         hint = "; set hydra.run.dir to the folder of the run to resume" if ckpt_path == "last" else ""
-        raise ConfigError(f"ckpt_path: expected a checkpoint, found nothing at {path}{hint}")
+        raise ConfigError(f"{setting}: expected a checkpoint, found nothing at {path}{hint}")
     return path
 
 

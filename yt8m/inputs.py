@@ -159,17 +159,22 @@ def make_segment_mark(
     """
     if not context:
         return None
-    if not getattr(network, "needs_frames", True):
-        raise ConfigError(
-            f"dataset.context: expected a network of frames, found {type(network).__name__}, which reads the segment's "
-            "mean; set dataset.context=0, or choose another model"
-        )
+    check_context(context, network)
     if objective.get("frame_subsample"):
         raise ConfigError(
             "frame_subsample: expected null with dataset.context, because it could take none of a segment's frames; "
             "set frame_subsample=null"
         )
     return torch.nn.Parameter(torch.zeros(sum(feature_sizes.values())))
+
+
+def check_context(context: int | str, network: torch.nn.Module) -> None:
+    """Raise ConfigError for a context that the network would not read."""
+    if context and not getattr(network, "needs_frames", True):
+        raise ConfigError(
+            f"dataset.context: expected a network of frames, found {type(network).__name__}, which reads the segment's "
+            "mean; set dataset.context=0, or choose another model"
+        )
 
 
 def choose_transform(transform: Any, normalize: str) -> Any:

@@ -80,11 +80,12 @@ def read_segment_classes(path: Path, num_classes: int) -> list[int]:
             "fetches them, or set segment_label_ids"
         ) from None
     header, *values = lines or ("",)
-    known = all(v.isdecimal() and len(v) <= _MOST_DIGITS and int(v) < num_classes for v in values)
-    if header != "Index" or not values or not known:
+    bad = [v for v in values if not (v.isdecimal() and len(v) <= _MOST_DIGITS and int(v) < num_classes)]
+    if header != "Index" or not values or bad:
+        found = "no classes" if header == "Index" and not values else repr((bad or [header])[0][:40])
         raise ConfigError(
-            f"segment_label_ids: expected a column Index of classes 0..{num_classes - 1} in {path}, found "
-            "something else; fetch the file again"
+            f"segment_label_ids: expected a column Index of classes 0..{num_classes - 1} in {path}, found {found}; "
+            "fetch the file again"
         )
     return sorted({int(value) for value in values})
 

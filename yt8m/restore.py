@@ -8,7 +8,12 @@ from yt8m.build import build
 from yt8m.checkpoint import find_checkpoint, read_checkpoint, run_config
 from yt8m.datamodules.datamodule import YT8MDataModule
 from yt8m.errors import ConfigError
+from yt8m.inputs import check_context
 from yt8m.module import VideoClassifier
+
+#: Hyperparameters that say which data a checkpoint reads; and what a row of them is.
+SAME_DATA = ("num_classes", "target", "feature_sizes", "quantization")
+SAME_ROWS = ("level", "max_frames", "context")
 
 
 def restore(
@@ -26,6 +31,7 @@ def restore(
     at_level = _at_level(content["hyper_parameters"], path, datamodule)
     del content  # the weights are read again, into the network: no two copies of them at once
     classifier = VideoClassifier.load_from_checkpoint(path, trusted_packages=trusted_packages, **at_level)
+    check_context(datamodule.context, classifier.model)
     return path, classifier, datamodule
 
 
@@ -80,15 +86,17 @@ def check_same_task(
     path: Path,
     first_path: str,
     setting: str = "ckpt_path",
+    keys: Sequence[str] = (*SAME_DATA, *SAME_ROWS),
 ) -> None:
     """Raise ConfigError unless two checkpoints read the same input and mean the same by a class.
 
     Args:
         classifier, first: the classifiers.
         path, first_path: their checkpoints, for the message.
-        setting: the configuration's key that names the first checkpoint, for the message.
+        setting: the configuration's key that names the checkpoint, for the message.
+        keys: of the hyperparameters in which they have to agree.
     """
-    for key in ("num_classes", "target", "level", "feature_sizes", "max_frames", "context", "quantization"):
+    for key in keys:
         expected, found = first.hparams[key], classifier.hparams[key]
         # The order of the features is the order of their columns.
         if expected != found or (key == "feature_sizes" and list(expected) != list(found)):

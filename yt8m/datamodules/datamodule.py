@@ -192,8 +192,9 @@ class YT8MDataModule(pl.LightningDataModule):
         return min(SEGMENT_FRAMES + 2 * self.context, self.max_frames)
 
     def segment_classes(self) -> list[int] | None:
-        """At segment level the classes in `segment_label_ids.csv`; None without that file."""
-        path = self.storage.file(SEGMENT_LABEL_IDS) if self.level == "segment" else None
+        """At segment level the classes in `segment_label_ids.csv`; None without that file, and for genres."""
+        of_labels = self.level == "segment" and self.target == "label"
+        path = self.storage.file(SEGMENT_LABEL_IDS) if of_labels else None
         return None if path is None else read_segment_classes(path, self.num_classes)
 
     def classes(self) -> list[ClassInfo] | None:
@@ -394,6 +395,5 @@ class YT8MDataModule(pl.LightningDataModule):
             self._train_sampler = sampler
             if self._resume:
                 resume_at(sampler, self._resume, self._order())
-        loader = Loader(self.datasets[partition], sampler, self.num_workers, partition)
-        self._loaders[partition] = loader
-        return loader
+        self._loaders[partition] = Loader(self.datasets[partition], sampler, self.num_workers, partition)
+        return self._loaders[partition]

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yt8m.checkpoint import find_checkpoint
+from yt8m.checkpoint import find_checkpoint, read_checkpoint
 from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.datamodule import YT8MDataModule
 from yt8m.errors import ConfigError
 from yt8m.module import VideoClassifier
 from yt8m.predict.ensemble import Ensemble
-from yt8m.restore import check_same_task
+from yt8m.restore import SAME_DATA, check_same_task
 
 
 class Combined(Ensemble):
@@ -54,56 +54,51 @@ def whole_videos(batch: Batch) -> tuple[Batch, Tensor]:
 
 
 def video_classifiers(
-    config: dict[str, Any], paths: list[Path], datamodule: YT8MDataModule
+    config: dict[str, Any], paths: list[Path], first: VideoClassifier, datamodule: YT8MDataModule
 ) -> list[VideoClassifier]:
     """The classifiers of whole videos that `combine` needs; none for `combine=segment`.
 
     Args:
         config: the command's, with `combine`, `video_ckpt_path`, `output_dir`, and `trusted_packages`.
         paths: the checkpoints of `ckpt_path`.
+        first: the classifier of the first of them.
         datamodule: of segments.
 
     Raises:
         ConfigError: the segments are not all of their videos, or a checkpoint does not fit them.
     """
+    names = config["video_ckpt_path"]
     if config["combine"] == "segment":
-        if config["video_ckpt_path"] is not None:
+        if names is not None:
             raise ConfigError(
                 "video_ckpt_path: expected combine=product, mean or video beside it, found segment; set combine"
             )
         return []
-    if datamodule.level != "segment" or datamodule.segments == "rated":
-        found = (
-            "dataset.segments=rated" if datamodule.level == "segment" else f"dataset.level={datamodule.level}"
+    if datamodule.level == "video":
+        raise ConfigError(
+            f"combine: expected a network of frames or of segments, found dataset.level=video in {paths[0]}; leave out "
+            "combine"
         )
+    if datamodule.level == "frame" or datamodule.segments == "rated":
+        found = "dataset.level=frame" if datamodule.level == "frame" else "dataset.segments=rated"
         raise ConfigError(
             f"combine: expected all segments of a video, found {found}; set dataset.level=segment dataset.segments=all"
         )
-    names = config["video_ckpt_path"]
+    segments_path = str(paths[0])
     if names is not None:
         names = names if isinstance(names, list) else [names]
-        paths = [find_checkpoint(name, Path(config["output_dir"])) for name in names]
-    classifiers = [
-        VideoClassifier.load_from_checkpoint(
-            path,
-            level="frame",
-            max_frames=datamodule.max_frames,
-            segment_classes=None,
-            trusted_packages=config["trusted_packages"],
+        paths = [find_checkpoint(name, Path(config["output_dir"]), "video_ckpt_path") for name in names]
+    classifiers = []
+    for path in paths:
+        level = read_checkpoint(path)["hyper_parameters"].get("level", "frame")
+        if level != "frame":
+            raise ConfigError(
+                f"video_ckpt_path: expected a network trained on dataset.level=frame, found {level} in {path}; set "
+                "video_ckpt_path to one of whole videos"
+            )
+        one = VideoClassifier.load_from_checkpoint(
+            path, max_frames=datamodule.max_frames, trusted_packages=config["trusted_packages"]
         )
-        for path in paths
-    ]
-    first = datamodule.features
-    for path, one in zip(paths, classifiers, strict=True):
-        if dict(one.hparams.feature_sizes) != first or [*one.hparams.feature_sizes] != [*first]:
-            raise ConfigError(
-                f"video_ckpt_path: expected a network of {first}, found one of {one.hparams.feature_sizes} in {path}; "
-                "train on the frame-level dataset"
-            )
-        if one.hparams.num_classes != datamodule.num_targets():
-            raise ConfigError(
-                f"video_ckpt_path: expected {datamodule.num_targets()} classes, found {one.hparams.num_classes} in "
-                f"{path}; train on the same classes"
-            )
-        check_same_task(one, classifiers[0], path, str(paths[0]), "video_ckpt_path")
+        check_same_task(one, first, path, segments_path, "video_ckpt_path", SAME_DATA)
+        classifiers.append(one)
     return classifiers

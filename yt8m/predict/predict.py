@@ -53,12 +53,14 @@ def predict(config: dict[str, Any]) -> None:
     make: Callable[..., Writer] = WRITERS[config["format"]]
     every = None
     if datamodule.level == "segment" and config["format"] == "csv":
-        name = config["segment_label_ids"]
-        labels = datamodule.storage.file(name) or Path(str(datamodule.root), name)
-        every = read_segment_classes(labels, first.hparams.num_classes)
+        every = [*range(first.hparams.num_classes)]
+        if first.hparams.target == "label":
+            name = config["segment_label_ids"]
+            labels = datamodule.storage.file(name) or Path(str(datamodule.root), name)
+            every = read_segment_classes(labels, len(every))
         make = partial(SegmentsWriter, classes=every)
     writer = OutputFile(output, make, config["top_k"], overwrite=config["overwrite"], every=every)
-    videos = video_classifiers(config, paths, datamodule)
+    videos = video_classifiers(config, paths, first, datamodule)
     record: dict[str, Any] = {"ckpt_path": [*map(str, paths)], "weights": weights}
     if fitted:
         record |= fit_weights(config, paths, classifiers)
