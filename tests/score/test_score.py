@@ -83,7 +83,7 @@ def test_segments_as_the_oracle_has_them(here, capsys):
     assert (found["lines"], found["listed"], found["missing"]) == (5, 5 * 480, [2, 5])
     assert f"{found['map_100000']:.5f}" in output
     assert "s.csv: left out 2 classes (3, 9) without positives" in output
-    assert "s.csv: 2 classes (2, 5) with positives are missing, and count 0" in output
+    assert "s.csv: counted 0 for 2 classes (2, 5) with positives, not in the file" in output
 
 
 BROKEN = {  # lines after the header → the message at line 2 or 3; and the score with strict=false
@@ -141,7 +141,7 @@ def test_videos_have_the_gap_of_the_evaluator(here, capsys):
     (here / "half.csv").write_text("VideoId,LabelConfidencePairs\n" + "".join(rows[:25]))
     output, (whole, half) = scored(capsys, ["s.csv", "half.csv"])
     assert half["gap_20"] < whole["gap_20"]
-    assert "half.csv: 25 videos are missing, whose labels all count as missed" in output
+    assert "half.csv: missing videos, whose labels all count as missed: 25" in output
     for line, message in {
         rows[0] + rows[0]: "line 3: expected each video once, found v0 again",
         "x,1 0.5\n": "line 2: expected a video in labels, found x",
@@ -171,13 +171,16 @@ def test_wrong_arguments_and_shards(here, capsys):
         ({"submission": ["s.csv", "v.csv"]}, ConfigError, "expected files of one kind"),
         ({"submission": "other.csv"}, DataError, "other.csv @ line 1: expected the header Class,Segments"),
         ({"submission": "binary.csv", "labels": "a.*"}, DataError, "binary.csv @ byte"),
-        ({"labels": "none*"}, ConfigError, "labels: expected shards at none*"),
+        ({"labels": "none*"}, ConfigError, "labels: expected shards at none*, found none; set labels"),
         ({"labels": "unrated.*"}, DataError, "expected rated segments, found none in 1 videos"),
         ({"labels": "damaged.*"}, DataError, "damaged.tfrecord @ byte 0"),
+        ({"labels": "s.csv"}, DataError, "without a readable record); re-download the shard"),
         ({"labels": "a.*", "id_key": "video_id"}, DataError, "expected an id in video_id, found none"),
         ({"labels": "a.*", "json": "s.csv", "overwrite": False}, ConfigError, "json: expected a new file"),
     ):
-        assert message in refused(kind, **{"submission": "s.csv"} | changes)
+        error = refused(kind, **{"submission": "s.csv"} | changes)
+        assert message in error
+        assert "dataset." not in error  # which this command does not have
     with pytest.raises(SystemExit) as stop:
         run_command("score", "submission=other.csv", "labels=a.*")
     assert stop.value.code == 1

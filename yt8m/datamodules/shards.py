@@ -56,9 +56,9 @@ def find_shards(root: Path, pattern: str, key: str) -> list[Path]:
                 )
         folder = os.path.dirname(folder)
     if not paths:
+        keys = key if absolute or not key.startswith("dataset.") else f"dataset.root or {key}"
         raise ConfigError(
-            f"{key}: expected shards at {pattern if absolute else root / pattern}, found none; set dataset.root or "
-            f"{key}{fetch}"
+            f"{key}: expected shards at {pattern if absolute else root / pattern}, found none; set {keys}{fetch}"
         )
     return paths
 

@@ -13,6 +13,7 @@ from yt8m.datamodules.shards import Shards
 from yt8m.datamodules.tfrecord import REMEDY, scan
 from yt8m.errors import DataError
 
+_REMEDY = "re-download the shard"  # nothing is skipped here, because a score of a part would be another
 _RATING_KEYS = ("segment_start_times", "segment_labels", "segment_scores")
 
 
@@ -47,7 +48,7 @@ def read_ratings(paths: Sequence[Path], id_key: str) -> Ratings:
         lengths = {len(part) for part in (starts, labels, scores) if part is not None}
         if starts is None or scores is None or len(lengths) > 1:
             raise DataError(
-                f"{where}: expected starts, labels and scores of one length, found others; {REMEDY}"
+                f"{where}: expected starts, labels and scores of one length, found others; {_REMEDY}"
             )
         for start, label, score in zip(starts, labels, scores, strict=True):
             found.of_class.setdefault(int(label), {})[f"{name}:{int(start)}"] = bool(score > 0)
@@ -79,7 +80,7 @@ def _records(
     """Place, id, and values of every record."""
     indices = [scan(str(path)) for path in paths]
     if errors := [error for one in indices for error in one.errors]:
-        raise DataError(errors[0])
+        raise DataError(f"{errors[0].removesuffix(REMEDY)}{_REMEDY}")
     shards = Shards(indices)
     console = Console(stderr=True)
     numbers = track(
@@ -96,12 +97,14 @@ def _records(
             # A video-level record has no feature lists, and is otherwise the same message.
             (name, *values), _ = parse_sequence(shards.record(location), (id_key, *keys), ())
         except ExampleError as error:
-            raise DataError(f"{where}: {error}; {REMEDY}") from None
+            raise DataError(f"{where}: {error}; {_REMEDY}") from None
+        except DataError as error:
+            raise DataError(f"{str(error).removesuffix(REMEDY)}{_REMEDY}") from None
         if not isinstance(name, list) or len(name) != 1 or not isinstance(name[0], bytes):
             raise DataError(f"{where}: expected an id in {id_key}, found none; set id_key")
         for key, value in zip(keys, values, strict=True):
             floats = isinstance(value, np.ndarray)
             integers = isinstance(value, list) and not (value and isinstance(value[0], bytes))
             if value is not None and not (floats if key == "segment_scores" else integers):
-                raise DataError(f"{where}: expected {key} of numbers, found something else; {REMEDY}")
+                raise DataError(f"{where}: expected {key} of numbers, found something else; {_REMEDY}")
         yield where, name[0].decode("utf-8", "replace"), values

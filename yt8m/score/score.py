@@ -76,21 +76,20 @@ def _print(paths: list[Path], results: list[Result], of_segments: bool) -> None:
         table.add_row(str(path), f"{one.value:.5f}", f"{one.lines:,}", f"{one.listed:,}")
     console.print(table, highlight=False)
     for path, one in zip(paths, results, strict=True):
-        told = [f"passed over {count:,} {kind}" for kind, count in one.mistakes.items()]
+        told = [f"passed over {kind}: {count:,}" for kind, count in one.mistakes.items()]
         if one.without_positives:
             told.append(f"left out {_classes(one.without_positives)} without positives")
         if isinstance(one.missing, int):
             told += (
-                [f"{one.missing:,} videos are missing, whose labels all count as missed"]
-                if one.missing
-                else []
+                [f"missing videos, whose labels all count as missed: {one.missing:,}"] if one.missing else []
             )
         elif one.missing:
-            told.append(f"{_classes(one.missing)} with positives are missing, and count 0")
+            told.append(f"counted 0 for {_classes(one.missing)} with positives, not in the file")
         for line in told:
             console.print(f"{path}: {line}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _classes(numbers: list[int]) -> str:
     more = f", and {len(numbers) - _NAMED:,} more" if len(numbers) > _NAMED else ""
-    return f"{len(numbers):,} classes ({', '.join(map(str, numbers[:_NAMED]))}{more})"
+    noun = "class" if len(numbers) == 1 else "classes"
+    return f"{len(numbers):,} {noun} ({', '.join(map(str, numbers[:_NAMED]))}{more})"
