@@ -1,10 +1,17 @@
-"""How long a start on all of YouTube-8M takes before the first step: python benchmarks/start.py
+"""What a start costs.
 
-Makes up the index of 7,688 shards with 6,000,000 records (the shards are empty files of the right size), keeps it, and
-times what a start does with it; and what it would do with one kept file per shard. Nothing is parsed or trained.
+    python benchmarks/start.py            # CPU seconds of every --help, and of the quickstart up to its first step
+    python benchmarks/start.py --index    # seconds that the index of all of YouTube-8M takes
+
+The index is that of 7,688 made-up shards with 6,000,000 records (empty files of the right size): it is kept, and what a
+start does with it is timed, also with one kept file per shard. Nothing is parsed or trained.
 """
 
+import argparse
 import os
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,7 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from results import add_option, command, report, spread
 
+COMMANDS = sorted(path.parent.name for path in Path(__file__).parents[1].glob("yt8m/*/__main__.py"))
+# The quickstart in this process, up to the end of its first step.
+FIRST_STEP = """
+import os, sys
+from yt8m import cli
+with cli._scipy_on_demand():
+    from yt8m.train.stats import RunStats
+RunStats.on_train_batch_end = lambda *_: os._exit(0)
+from yt8m.train.__main__ import main
+main()
+"""
 SHARDS, RECORDS = 7_688, 6_000_000
 BATCH = 128
 ROUNDS = 5
@@ -40,7 +59,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - began, result
 
 
-def main() -> None:
+def time_index() -> None:
     from yt8m.datamodules import partition, tfrecord
     from yt8m.datamodules.sampler import BatchSampler
     from yt8m.datamodules.shards import Shards
@@ -69,6 +88,45 @@ def main() -> None:
                 seconds.setdefault(f"resumed in the middle{name}", []).append(took)
         for name, values in seconds.items():
             print(f"{name:40} {min(values):6.2f} – {np.median(values):6.2f} – {max(values):6.2f} s")
+
+
+def cpu_seconds(*arguments: str) -> float:
+    """Of a Python process and the readers that it waited for."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(
+        [sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--index", action="store_true")
+    parser.add_argument("--rounds", type=int, default=5)
+    add_option(parser)
+    arguments = parser.parse_args()
+    if arguments.index:
+        time_index()
+        return
+    taken: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(arguments.rounds):
+            for name in COMMANDS:
+                taken.setdefault(f"{name} --help", []).append(cpu_seconds("-m", f"yt8m.{name}", "--help"))
+            run = ["experiment=quickstart", f"hydra.run.dir={folder}/run", f"dataset.root={folder}/sample"]
+            first = "quickstart to its first step, sample " + (
+                "read" if "written" in str(taken) else "written"
+            )
+            taken.setdefault(first, []).append(cpu_seconds("-c", FIRST_STEP, *run))
+    report(
+        arguments.results,
+        "Start",
+        command(parser, arguments),
+        ("command", "CPU seconds"),
+        [[name, spread(values, ".2f")] for name, values in taken.items()],
+        f"{arguments.rounds} rounds, min – median – max.",
+    )
 
 
 if __name__ == "__main__":
