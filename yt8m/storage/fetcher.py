@@ -8,10 +8,9 @@ import sys
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import IO, Any
 
-import yt8m
+from yt8m.interpreter import start
 from yt8m.storage import transport, usage
 from yt8m.storage.shard import RemoteShard
 
@@ -57,14 +56,8 @@ class Fetcher:
             self.close()
 
     def _start(self, shards: Sequence[RemoteShard]) -> None:
-        home = str(Path(yt8m.__file__).resolve().parents[1])
-        path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "yt8m.storage.fetch_ahead"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path},
+        self._process = start(
+            "yt8m.storage.fetch_ahead", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self._process.stdout is not None
         self._accounts = threading.Thread(

@@ -4,17 +4,15 @@ import json
 import os
 import selectors
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
 
-import yt8m
 from yt8m.errors import DataError, require
+from yt8m.interpreter import start
 from yt8m.video.decode import ERROR, FRAME, HEAD, NOTES, SAMPLES
 from yt8m.video.images import SIZE
 from yt8m.video.sound import SAMPLE_RATE
@@ -63,21 +61,15 @@ class Source:
             raise DataError(
                 f"{self.path}: expected a file, found {'a folder' if os.path.isdir(self.path) else 'none'}"
             )
-        root = str(Path(yt8m.__file__).resolve().parents[1])
-        known = os.environ.get("PYTHONPATH")
-        environment = os.environ | {
-            "PYTHONPATH": root + (os.pathsep + known if known else ""),
-            "OMP_NUM_THREADS": "1",
-        }
-        # -P: a module in the current folder must not take the place of one of ours.
-        command = [sys.executable, "-P", "-m", "yt8m.video.decode", os.path.abspath(self.path)]
-        command += [str(self.max_frames), str(self.threads)]
-        process = subprocess.Popen(
-            command,
+        process = start(
+            "yt8m.video.decode",
+            os.path.abspath(self.path),
+            str(self.max_frames),
+            str(self.threads),
+            env={"OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=environment,
         )
         try:
             yield from self._messages(cast(IO[bytes], process.stdout))
