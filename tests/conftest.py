@@ -38,3 +38,11 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_sample: list[str]) -
     folder = tmp_path_factory.mktemp("tiny_run")
     train(folder, *TINY, *tiny_sample)
     return folder
+
+
+@pytest.fixture(scope="session")
+def feature_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of random weights for `yt8m.video`, shared by all tests: copy it to change it."""
+    from tests.video.files import write_weights
+
+    return write_weights(tmp_path_factory.mktemp("weights") / "weights")

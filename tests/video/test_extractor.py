@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.video.files import INCEPTION, write_weights
+from tests.video.files import INCEPTION
 from tests.video.videos import color, encode, seconds, tone
 from yt8m.errors import ConfigError, DataError
 from yt8m.video.extractor import FeatureExtractor
@@ -18,13 +18,8 @@ from yt8m.video.source import Source
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return write_weights(tmp_path_factory.mktemp("video") / "weights")
-
-
-@pytest.fixture(scope="module")
-def extractor(weights):
-    return FeatureExtractor.load(weights, device="cpu")
+def extractor(feature_weights):
+    return FeatureExtractor.load(feature_weights, device="cpu")
 
 
 def colors(path, max_frames=300):
@@ -76,13 +71,15 @@ def test_pictures_stand_upright_and_are_resized_as_tensorflow_does(tmp_path):
     assert frame[:140, ..., 0].min() > 150 > 60 > frame[160:, ..., 0].max()
 
 
-def test_features_are_the_formulas_in_numpy(extractor, weights, tmp_path):
+def test_features_are_the_formulas_in_numpy(extractor, feature_weights, tmp_path):
     path = encode(tmp_path / "a.mp4", seconds(3), sound=3)
     features, source = extractor(path), Source(path, 300)
     images = torch.from_numpy(np.stack([*source]))
     with torch.inference_mode():
         pooled = extractor.networks["rgb"].network(images).numpy().astype(np.float64)
-    mean, vectors, values = (np.load(weights / f"{name}.npy") for name in ("mean", "eigenvecs", "eigenvals"))
+    mean, vectors, values = (
+        np.load(feature_weights / f"{name}.npy") for name in ("mean", "eigenvecs", "eigenvals")
+    )
     whitened = (pooled - mean[:, 0]) @ vectors.T[:, :1024] / np.sqrt(values[:1024, 0] + 1e-4)
     expected = np.array(
         [[round((min(max(x, -2), 2) + 2) * 255 / 4) for x in row] for row in whitened.tolist()]
@@ -96,7 +93,7 @@ def test_features_are_the_formulas_in_numpy(extractor, weights, tmp_path):
     examples = np.concatenate([log_mel(padded[None, 16_000 * t : 16_000 * t + 15_600]) for t in range(3)])
     with torch.inference_mode():
         embedded = extractor.networks["audio"].network(torch.from_numpy(examples)).numpy()
-    with np.load(weights / "vggish_pca_params.npz") as pca:
+    with np.load(feature_weights / "vggish_pca_params.npz") as pca:
         audio = (pca["pca_eigen_vectors"] @ (embedded.T - pca["pca_means"])).T
     expected = np.rint((np.clip(audio, -2, 2) + 2) * 63.75)
     assert np.abs(features.frames["audio"].astype(int) - expected).max() <= 1
@@ -181,11 +178,11 @@ def test_files_that_are_no_videos_are_one_line(extractor, tmp_path):
             extractor(absent)
 
 
-def test_weights_that_are_missing_or_others_are_refused(weights, tmp_path):
+def test_weights_that_are_missing_or_others_are_refused(feature_weights, tmp_path):
     def refused(match, *, remove=(), **options):
         folder = tmp_path / "weights"
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(weights, folder)
+        shutil.copytree(feature_weights, folder)
         for name in remove:
             (folder / name).unlink()
         for name, content in options.items():
@@ -201,7 +198,7 @@ def test_weights_that_are_missing_or_others_are_refused(weights, tmp_path):
     refused("expected a NumPy file", mean__npy=b"\x80\x04N.")  # a pickle, not executed
     refused("found (inf, )?.*|expected finite", eigenvals__npy=_npy(np.full((1029, 1), np.nan)))
     refused("expected a mean of 128 values", mean__npy=_npy(np.zeros(2048)))
-    state = torch.load(weights / INCEPTION)
+    state = torch.load(feature_weights / INCEPTION)
     for change in (
         lambda s: s.pop("Mixed_7c.branch_pool.conv.weight"),
         lambda s: s.update(other=torch.zeros(1)),
@@ -210,7 +207,7 @@ def test_weights_that_are_missing_or_others_are_refused(weights, tmp_path):
         change(changed)
         folder = tmp_path / "changed"
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(weights, folder)
+        shutil.copytree(feature_weights, folder)
         torch.save(changed, folder / INCEPTION)
         with pytest.raises(ConfigError, match="expected a state dict of Inception"):
             FeatureExtractor.load(folder)

@@ -7,8 +7,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from yt8m.api.records import open_shards
 from yt8m.errors import ConfigError
-from yt8m.extract.records import read_frames
 from yt8m.files import write_json
 
 REPORT = "compare.json"
@@ -34,16 +34,16 @@ def compare(output: Path, shipped: Path, console: Console) -> None:
             f"compare: expected a folder with frame-level *.tfrecord shards, found none in {shipped}"
         )
     ours = {}
-    for path in sorted((output / "2" / "frame").rglob("*.tfrecord")):
-        for identifier, values in read_frames(path):
-            ours[identifier] = values
-            ours.setdefault(Path(identifier).name, values)
+    for record in open_shards(output / "2" / "frame"):
+        ours[record.id] = record.features
+        ours.setdefault(Path(record.id).name, record.features)
     results, previous = [], None
     for path in paths:
-        for identifier, values in read_frames(path):
-            if values and identifier in ours:  # records of the video level have no frames
-                results.append(distances(identifier, ours[identifier], values, previous))
-            previous = values or previous
+        shard = open_shards(path)
+        for record in shard if shard.level == "frame" else ():
+            if record.id in ours:
+                results.append(distances(record.id, ours[record.id], record.features, previous))
+            previous = record.features
     if not results:
         raise ConfigError(
             f"compare: expected files named as the id of a video in {shipped}, such as AbCd.mp4, found none "

@@ -1,9 +1,8 @@
 """Records of extracted videos, and the shards they end up in."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from tfrecord.example_pb2 import Example, SequenceExample
 
 from yt8m.datamodules.tfrecord import framed, read
@@ -72,28 +71,3 @@ def write_shards(root: Path, partition: str, number: int, records: Sequence[tupl
         with replacing(root / "2" / level / partition / name) as partial, partial.open("wb") as file:
             file.writelines(map(framed, column))
     return name
-
-
-def read_frames(path: Path) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Id and features, uint8 [T, D] each, of every frame-level record of a shard.
-
-    Raises:
-        DataError: the shard is damaged, or holds something else.
-    """
-    for number, payload in enumerate(read(path)):
-        try:
-            record = SequenceExample.FromString(payload)
-            context, lists = record.context.feature, record.feature_lists.feature_list
-            identifier = context["id"].bytes_list.value[0].decode(errors="replace")
-            values = {
-                feature: np.stack(
-                    [np.frombuffer(row.bytes_list.value[0], np.uint8) for row in lists[feature].feature]
-                )
-                for feature in ("rgb", "audio")
-                if feature in lists and lists[feature].feature
-            }
-        except Exception as error:  # protobuf's errors have several types
-            raise DataError(
-                f"{path} @ record {number}: expected a frame-level record, found: {error}"
-            ) from None
-        yield identifier, values
