@@ -6,6 +6,7 @@ shapes of the network that it describes before that network is allocated, and wh
 
 import copy
 import inspect
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from yt8m.build import INSTANCE, build
 from yt8m.errors import ConfigError
+from yt8m.storage.transport import is_remote, protocol_of
 
 T = TypeVar("T")
 C = TypeVar("C", bound=pl.LightningModule)
@@ -27,11 +29,29 @@ WEIGHTS = "model."  # prefix of the network's tensors in the state dict
 
 def find_checkpoint(ckpt_path: str, folder: Path, setting: str = "ckpt_path") -> Path:
     """The checkpoint that the value of a setting means: a path, or `last` for that of the run in `folder`."""
-    path = folder / "checkpoints" / "last.ckpt" if ckpt_path == "last" else Path(ckpt_path).expanduser()
+    if ckpt_path != "last":
+        return checkpoint_file(ckpt_path, setting)
+    path = folder / "checkpoints" / "last.ckpt"
     if not path.is_file():
-        hint = "; set hydra.run.dir to the folder of the run to resume" if ckpt_path == "last" else ""
-        raise ConfigError(f"{setting}: expected a checkpoint, found nothing at {path}{hint}")
+        raise ConfigError(
+            f"{setting}: expected a checkpoint, found nothing at {path}; set hydra.run.dir to the folder of the run to "
+            "resume"
+        )
     return path
+
+
+def checkpoint_file(path: str | os.PathLike[str], setting: str = "ckpt_path") -> Path:
+    """A checkpoint's path, `~` expanded. Raises ConfigError if no file is there, or for an address in a bucket."""
+    if is_remote(path):
+        raise ConfigError(
+            f"{setting}: expected a file of this machine, found an address of {protocol_of(os.fspath(path))}://; copy "
+            "the checkpoint here first"
+        )
+    file = Path(path).expanduser()
+    if not file.is_file():
+        found = "a folder" if file.is_dir() else "nothing"
+        raise ConfigError(f"{setting}: expected a checkpoint, found {found} at {file}")
+    return file
 
 
 def checkpoint_to_resume(ckpt_path: str | None, folder: Path) -> Path | None:

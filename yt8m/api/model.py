@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 
 from yt8m.api.predictions import Prediction, Predictions, Timeline
-from yt8m.api.records import Record, shard_paths, video_record
+from yt8m.api.records import OPEN_SHARDS, Record, shard_paths, video_record
+from yt8m.checkpoint import checkpoint_file
 from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.dataset import ShardDataset
 from yt8m.datamodules.quantization import dequantize
@@ -51,7 +51,7 @@ def load(
     """The model in a checkpoint of `yt8m.train`. Nothing in the file is executed.
 
     Args:
-        path: the checkpoint, such as `RUN/checkpoints/best.ckpt`.
+        path: the checkpoint, such as `RUN/checkpoints/best.ckpt`; a local file.
         device: where to compute; None takes the GPU if there is one.
         trusted_packages: packages of your own that the checkpoint may name.
 
@@ -60,7 +60,7 @@ def load(
     """
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     classifier = VideoClassifier.load_from_checkpoint(
-        Path(path).expanduser(), trusted_packages=trusted_packages
+        checkpoint_file(path), trusted_packages=trusted_packages
     )
     try:
         classifier.to(chosen)
@@ -128,8 +128,8 @@ class Model:
         Args:
             features: one video, NumPy or torch: frames `[T, D]`, uint8 as the dataset stores them or dequantized
                 floats, for a model of video vectors also `[D]`; a record of `yt8m.open`; a list of any of these; or a
-                path of shards: a file, a folder, or a glob. With `weights`, a video file. Frames beyond the model's
-                `max_frames` are cut.
+                path of shards: a file, a folder, or a glob, also at an address such as s3://. With `weights`, a video
+                file. Frames beyond the model's `max_frames` are cut.
             weights: folder of the networks that extract features from a video file; see `yt8m.extract`.
             top_k: classes per video; None returns all.
             batch_size: videos computed at a time.
@@ -249,7 +249,10 @@ class Model:
             id_key=dataset.get("id_key", "id"),
             max_frames=self.max_frames,
             dtype=dataset.get("dtype", "uint8"),
+            window=OPEN_SHARDS,
         )
+        if reader.remote:
+            reader.remote.count_all()
         for begin in range(0, len(reader), batch_size):
             yield reader.__getitems__(range(begin, min(begin + batch_size, len(reader))))
 

@@ -15,11 +15,15 @@ from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.dataset import ShardDataset
 from yt8m.datamodules.tfrecord import File, scan
 from yt8m.errors import ConfigError, DataError
+from yt8m.storage import transport
+from yt8m.storage.shard import RemoteShard
+from yt8m.storage.storage import Storage
 
 if TYPE_CHECKING:
     from yt8m.video.extractor import VideoFeatures
 
 _AT_A_TIME = 64  # records read together
+OPEN_SHARDS = 2  # remote ones, which the cache must hold
 _ID_KEYS = ("id", "video_id")
 _MOST_CLASSES = 10_000_000
 _MOST_FRAMES = 1_000_000
@@ -127,12 +131,15 @@ def open_shards(
     The names, sizes, and types of the features are those of the first record.
 
     Args:
-        path: a shard, a folder of `.tfrecord` files (at any depth), or a glob.
+        path: a shard, a folder of `.tfrecord` files (at any depth), or a glob; also at an address such as
+            s3://bucket/2/frame/*.tfrecord, whose shards come through the cache. Those whose number of records neither
+            a manifest at the folder nor a `.tfindex` tells are fetched at once, to count them.
         level: `segment` yields the rated five-frame segments of the 2019 records; None whole videos.
         on_corrupt: `raise` a DataError for a damaged record, or `skip` it.
 
     Raises:
         ConfigError: no shards are found, or `level` or `on_corrupt` is none.
+        FetchError: a bucket cannot be read.
         DataError: the first record is damaged or is no video.
     """
     if level not in (None, "segment"):
@@ -141,29 +148,37 @@ def open_shards(
     found, features, dtype, id_key = _layout(paths, skip=on_corrupt == "skip")
     if level == "segment" and found == "video":
         raise ConfigError(
-            f"level: expected frame-level records for segments, found video vectors in {paths[0]}"
+            f"level: expected frame-level records for segments, found video vectors in {os.fspath(paths[0])}"
         )
-    return Records(
-        ShardDataset(
-            paths,
-            features,
-            _MOST_CLASSES,
-            level=level or found,
-            id_key=id_key,
-            max_frames=_MOST_FRAMES,
-            on_corrupt=on_corrupt,
-            dtype=dtype,
-        )
+    dataset = ShardDataset(
+        paths,
+        features,
+        _MOST_CLASSES,
+        level=level or found,
+        id_key=id_key,
+        max_frames=_MOST_FRAMES,
+        on_corrupt=on_corrupt,
+        dtype=dtype,
+        window=OPEN_SHARDS,
     )
+    if dataset.remote:
+        dataset.remote.count_all()
+    return Records(dataset)
 
 
-def shard_paths(path: str | os.PathLike[str], key: str) -> list[Path]:
+def shard_paths(path: str | os.PathLike[str], key: str) -> Sequence[Path | RemoteShard]:
     """The shards that a path means: itself, the `.tfrecord` files below a folder, or those that match a glob.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are none, or the address cannot be used.
+        FetchError: the bucket cannot be listed.
     """
     pattern = os.path.expanduser(os.fspath(path))
+    if transport.is_remote(pattern):
+        transport.check_address(pattern, key)
+        if glob.has_magic(pattern) or pattern.endswith(".tfrecord"):
+            return Storage("").find(pattern, key, window=OPEN_SHARDS)
+        return Storage(pattern).find("**/*.tfrecord", key, window=OPEN_SHARDS)
     if os.path.isdir(pattern):
         pattern = os.path.join(glob.escape(pattern), "**", "*.tfrecord")
     if os.path.isfile(pattern):
@@ -195,21 +210,21 @@ def video_record(found: "VideoFeatures", feature_sizes: Mapping[str, int], name:
     return Record(name, {feature: found.frames[short] for feature, short in names.items()}, None)
 
 
-def _layout(paths: Sequence[Path], skip: bool) -> tuple[str, dict[str, int], str, str]:
+def _layout(paths: Sequence[Path | RemoteShard], skip: bool) -> tuple[str, dict[str, int], str, str]:
     """Level, features, dtype, and key of the id, from the first record that can be read."""
     for path in paths:
         index = scan(path)
         if index.errors and not skip:
             raise DataError(index.errors[0])
-        file = File(index.path)
+        file = File(path)
         for offset, size in index.records.tolist():
             try:
-                return _describe(file.record(offset, size), f"{path} @ byte {offset}")
+                return _describe(file.record(offset, size), f"{os.fspath(path)} @ byte {offset}")
             except DataError:
                 if not skip:
                     raise
     raise DataError(
-        f"{paths[0]} @ byte 0: expected a record, found none that can be read in {len(paths)} shards"
+        f"{os.fspath(paths[0])} @ byte 0: expected a record, found none that can be read in {len(paths)} shards"
     )
 
 
