@@ -56,7 +56,7 @@ class FakeExtractor:
             "rgb": rng.integers(0, 256, (23, 1024), np.uint8),
             "audio": rng.integers(0, 256, (23, 128), np.uint8),
         }
-        return VideoFeatures(frames, {})
+        return VideoFeatures(frames, {}, ("no sound: <silence>",))
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +139,7 @@ def test_uploads_are_limited_and_leave_nothing_behind(url):
     assert result.status_code == 200
     assert "23 seconds" in result.text
     assert 'id="predicted"' in result.text
+    assert '<p class="warning">no sound: &lt;silence&gt;</p>' in result.text
     assert 'id="true"' not in result.text
     refused = {
         "JUNK": (422, "the file: expected a video, found <b>junk</b>"),

@@ -47,9 +47,9 @@ def make_app(model: Model, catalog: Catalog, uploads: Uploads | None, checkpoint
     computing = threading.Lock()  # requests share the cores, and the module's mode
     kept: OrderedDict[str, Result] = OrderedDict()
 
-    def result(record: Record, labels: tuple[int, ...] | None) -> Result:
+    def result(record: Record, labels: tuple[int, ...] | None, notes: tuple[str, ...] = ()) -> Result:
         with computing:
-            return page.result(record, labels)
+            return page.result(record, labels, notes)
 
     def index(request: Request) -> Response:
         query = request.query_params.get("q", "").strip()[:_LONGEST_QUERY]
@@ -61,7 +61,9 @@ def make_app(model: Model, catalog: Catalog, uploads: Uploads | None, checkpoint
         name = request.path_params["name"]
         entry = catalog.get(name)
         if entry is None:
-            return HTMLResponse(page.render(error=f"No video has the id {name[:_LONGEST_QUERY]}."), 404)
+            known = f"the first {len(catalog.entries):,} of {catalog.partition}"
+            error = f"No video among {known} has the id {name[:_LONGEST_QUERY]}."
+            return HTMLResponse(page.render(error=error), 404)
         try:
             shown = result(catalog.record(entry), entry.labels)
         except YT8MError as error:  # the shard changed
@@ -78,8 +80,8 @@ def make_app(model: Model, catalog: Catalog, uploads: Uploads | None, checkpoint
             declared = request.headers.get("content-length", "0")
             if not declared.isdecimal() or int(declared) > uploads.most_bytes:
                 raise uploads.too_large()
-            record = await uploads.receive(request.stream())
-            shown = await run_in_threadpool(result, record, None)
+            record, notes = await uploads.receive(request.stream())
+            shown = await run_in_threadpool(result, record, None, notes)
         except RefusedError as refused:
             return JSONResponse({"error": str(refused)}, refused.status, {"Connection": "close"})
         except ClientDisconnect:

@@ -32,7 +32,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Result:
-    """What the page shows of a video; `true` is None where the true labels are unknown."""
+    """What the page shows of a video; `true` is None where the true labels are unknown, `notes` are of the file."""
 
     id: str
     frames: int
@@ -40,6 +40,7 @@ class Result:
     true: list[Label] | None
     genres: list[tuple[str, float]]
     timeline: Timeline | None
+    notes: tuple[str, ...]
 
 
 class Page:
@@ -55,7 +56,7 @@ class Page:
     def __init__(self, model: Model, catalog: Catalog, checkpoint: str, uploads: Uploads | None):
         self.model, self.catalog, self.checkpoint, self.uploads = model, catalog, checkpoint, uploads
 
-    def result(self, record: Record, labels: tuple[int, ...] | None) -> Result:
+    def result(self, record: Record, labels: tuple[int, ...] | None, notes: tuple[str, ...] = ()) -> Result:
         """The predictions for a video beside its true labels."""
         everything = self.model.predict(record, top_k=None)
         true = None if labels is None else self._true_classes(labels)
@@ -77,6 +78,7 @@ class Page:
             None if true is None else [label for label in ranked if label.is_true],
             _genres(everything),
             timeline,
+            notes,
         )
 
     def render(self, query: str = "", result: Result | None = None, error: str = "") -> str:
@@ -126,4 +128,4 @@ def _chart(timeline: Timeline) -> charts.Chart:
         charts.Line(rank, name, "score", list(zip(timeline.starts.tolist(), column.tolist(), strict=True)))
         for rank, (name, column) in enumerate(zip(timeline.names, timeline.scores.T, strict=True), start=1)
     ]
-    return charts.line_chart(lines, "seconds", "score", named="label")
+    return charts.line_chart(lines, "seconds", "score", named="label", lowest=0)

@@ -13,7 +13,7 @@ from yt8m.video.extractor import FeatureExtractor
 from yt8m.video.source import Stopped
 
 _RECEIVING = 600.0  # seconds in which an upload must arrive
-_DISPLAYED = "your video"
+_DISPLAYED = "Your video"
 
 
 class RefusedError(YT8MError):
@@ -42,8 +42,8 @@ class Uploads:
         self.model, self.most_bytes, self.seconds = model, most_bytes, seconds
         self._busy = asyncio.Lock()
 
-    async def receive(self, body: AsyncIterator[bytes]) -> Record:
-        """The features of the video in a request's body.
+    async def receive(self, body: AsyncIterator[bytes]) -> tuple[Record, tuple[str, ...]]:
+        """The features of the video in a request's body, and what to say of the file.
 
         Raises:
             RefusedError: it is too large, too slow, no video, or another one is being read.
@@ -74,13 +74,13 @@ class Uploads:
             413, f"expected a video of at most {most}, found a larger one; cut it, or set upload_mb"
         )
 
-    def _extract(self, path: str) -> Record:
+    def _extract(self, path: str) -> tuple[Record, tuple[str, ...]]:
         extractor = FeatureExtractor(self.networks, device=self.model.device)
         timer = threading.Timer(self.seconds, extractor.stop.set)
         timer.start()
         try:
             found = extractor(path, max_frames=self.model.max_frames)
-            return video_record(found, self.model.feature_sizes, _DISPLAYED)
+            return video_record(found, self.model.feature_sizes, _DISPLAYED), found.notes
         except Stopped:
             raise RefusedError(
                 422,

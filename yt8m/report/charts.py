@@ -55,11 +55,18 @@ def dash(rank: int) -> str:
     return "dashed" if HUES < rank <= 2 * HUES else "solid"
 
 
-def line_chart(lines: Sequence[Line], x_label: str, y_label: str, named: str = "run") -> Chart:
-    """Lines of the best runs, or of what else is `named`, on common axes; the best is on top."""
+def line_chart(
+    lines: Sequence[Line], x_label: str, y_label: str, named: str = "run", *, lowest: float | None = None
+) -> Chart:
+    """Lines of the best runs, or of what else is `named`, on common axes; the best is on top.
+
+    The y axis begins at `lowest`, or where the lines do.
+    """
     drawn = [line for line in lines if line.points and line.rank <= MOST_LINES][::-1]
     thinned = [_thinned(line.points) for line in drawn]
     chart = _figure(x_label, y_label)
+    if lowest is not None:
+        chart.y_range.start = lowest
     columns = {
         "xs": [[x for x, _ in points] for points in thinned],
         "ys": [[y for _, y in points] for points in thinned],
