@@ -128,7 +128,13 @@ def test_without_audio(clips, feature_weights, tmp_path, capfd):
     refused("output: expected features", *run, f"output={tmp_path / 'zeros'}", "partition=train")
     refused("weights: expected a value", f"videos={clips}/*", f"output={tmp_path / 'x'}")
     refused(
-        "videos: expected files that match", *run[1:], f"videos={clips}/*.avi", f"output={tmp_path / 'x'}"
+        "videos: expected local files that match",
+        *run[1:],
+        f"videos={clips}/*.avi",
+        f"output={tmp_path / 'x'}",
+    )
+    refused(
+        "videos: expected files, found the folder", *run[1:], f"videos={clips}/s*", f"output={tmp_path / 'x'}"
     )
     (partial / "mean.npy").unlink()
     (partial / "eigenvecs.npy").unlink()

@@ -1,13 +1,14 @@
 """`python -m yt8m.predict video=…`: labels of a video file, and when."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.training import run_command
-from tests.video.files import VGGISH, write_weights
+from tests.video.files import VGGISH
 from tests.video.videos import encode, seconds
 from yt8m.api.model import load
 from yt8m.api.predictions import Timeline
@@ -15,9 +16,9 @@ from yt8m.predict.timeline import clock, draw
 from yt8m.video.extractor import FeatureExtractor
 
 
-def test_labels_and_windows(tiny_run, tmp_path, capfd):
-    weights = write_weights(tmp_path / "weights")
-    video, table = encode(tmp_path / "my.mp4", seconds(7, rate=5), sound=7), tmp_path / "my.csv"
+def test_labels_and_windows(tiny_run, feature_weights, tmp_path, capfd):
+    weights = shutil.copytree(feature_weights, tmp_path / "weights")
+    video, table = encode(tmp_path / "my.mp4", seconds(7, rate=1), sound=7), tmp_path / "my.csv"
     checkpoint = tiny_run / "checkpoints" / "best.ckpt"
     run = [f"ckpt_path={checkpoint}", f"video={video}", "trainer=cpu", f"hydra.run.dir={tmp_path / 'run'}"]
     run_command("predict", *run, f"weights={weights}", f"output={table}", "top_k=3")
@@ -50,6 +51,13 @@ def test_labels_and_windows(tiny_run, tmp_path, capfd):
 
     refused("output: expected a new file", *run, f"weights={weights}", f"output={table}")
     refused("weights: expected the folder", *run, f"output={tmp_path / 'x.csv'}")
+    refused(
+        "video: expected a local file, found a folder at",
+        run[0],
+        f"video={tmp_path}",
+        f"weights={weights}",
+        run[3],
+    )
     refused("weights: expected positive numbers", run[0], f"weights={weights}", run[3])
     (weights / VGGISH).unlink()
     refused("set audio=zeros", *run, f"weights={weights}", f"output={tmp_path / 'x.csv'}")

@@ -113,12 +113,16 @@ def find_videos(patterns: Sequence[str], output: Path, manifest: Manifest) -> li
         while has_magic(str(base)) or not base.is_dir():
             base = base.parent
         matches = [expanded] if os.path.isfile(expanded) else glob(expanded, recursive=True)
+        if matches and all(map(os.path.isdir, matches)):
+            raise ConfigError(
+                f"videos: expected files, found the folder {matches[0]}; set videos={pattern}/**/*.mp4"
+            )
         for match in matches:
             path = Path(match)
             if path.is_file() and not path.is_relative_to(output.absolute()):
                 found.setdefault(str(path), base)
         if not matches:
-            raise ConfigError(f"videos: expected files that match {pattern}, found none")
+            raise ConfigError(f"videos: expected local files that match {pattern}, found none")
     if not found:
         raise ConfigError(f"videos: expected files outside of {output}, found none")
     taken = {entry["id"]: path for path, entry in manifest.videos.items()}

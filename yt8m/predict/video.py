@@ -42,7 +42,8 @@ def predict_video(config: dict[str, Any]) -> None:
         )
     video = Path(config["video"]).expanduser()
     if not video.is_file():
-        raise ConfigError(f"video: expected a file, found none at {video}")
+        found = "a folder" if video.is_dir() else "none"
+        raise ConfigError(f"video: expected a local file, found {found} at {config['video']}")
     table, picture = outputs(config["output"], video, overwrite=config["overwrite"])
     device = "cpu" if config["trainer"].get("accelerator") == "cpu" else None
     extractor = FeatureExtractor.load(config["weights"], audio=config["audio"], device=device)

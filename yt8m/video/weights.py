@@ -101,12 +101,13 @@ def _network(feature: str, kind: type[Inception] | type[VGGish], path: Path, pca
         wanted.update({key: state[key] for key in wanted})
         extra = sorted(state.keys() - wanted.keys() - {*unused})
         if extra:
-            raise KeyError(extra[0])
+            raise ValueError(f"it has {extra[0]}")
         network.load_state_dict(wanted, strict=False)
-    except (KeyError, RuntimeError, AttributeError, IndexError) as error:
-        problem = " ".join(str(error).split())[:200]
+    except (LookupError, ValueError, RuntimeError, AttributeError) as error:
+        problem = f"it lacks {error.args[0]}" if isinstance(error, KeyError) else str(error)
         raise ConfigError(
-            f"weights: expected a state dict of {kind.__name__} in {path}, found another: {problem}"
+            f"weights: expected a state dict of {kind.__name__} in {path}, found another: "
+            f"{' '.join(problem.split())[:200]}"
         ) from None
     projection, files = pca
     expected = (network.channels, SIZES[feature])
@@ -130,7 +131,7 @@ def _state(path: Path) -> Mapping[str, Tensor]:
             f"weights: expected a readable file at {path}, found: {error.strerror or error}"
         ) from None
     except Exception as error:  # torch raises many types for a damaged file
-        problem = " ".join(str(error).split())[:120]
+        problem = " ".join(str(error).split()).partition(". ")[0]
         raise ConfigError(f"weights: expected a PyTorch state dict in {path}, found: {problem}") from None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ConfigError(
