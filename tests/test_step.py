@@ -10,6 +10,7 @@ from yt8m.labels import dense_labels
 from yt8m.losses import BCE, Asymmetric
 from yt8m.optimization import make_optimizer
 from yt8m.schema import Trainer, check
+from yt8m.train.session import lightning_session
 
 
 def by_autograd(logits, labels, mask=None, epsilon=BCE.epsilon):
@@ -95,3 +96,10 @@ def test_the_precision_of_products_is_one_of_three():
     check(Trainer, {"matmul": "medium"})
     with pytest.raises(ConfigError, match=r"matmul: expected highest, high or medium, or null, found 'low'"):
         check(Trainer, {"matmul": "low"})
+
+
+def test_a_session_computes_with_zero_in_place_of_subnormal_numbers():
+    smallest = torch.tensor(2e-38)
+    with lightning_session():
+        assert smallest * 0.1 == 0
+    assert smallest * 0.1 > 0

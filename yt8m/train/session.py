@@ -27,6 +27,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 def lightning_session() -> Iterator[None]:
     """Run a job that uses Lightning: map its errors and its Ctrl-C to ours, and end the W&B run with the job."""
     _quiet_lightning()
+    # Before torch starts its threads, which inherit it. Gradients vanish over hundreds of frames, and CPUs compute with
+    # numbers below 1e-38 many times slower than with zeros.
+    torch.set_flush_denormal(True)
     matmul = torch.get_float32_matmul_precision()
     failed = True
     try:
@@ -50,6 +53,7 @@ def lightning_session() -> Iterator[None]:
         ) from None
     finally:
         torch.set_float32_matmul_precision(matmul)
+        torch.set_flush_denormal(False)
         # Otherwise the next job of a sweep would continue this job's W&B run.
         if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
             sys.modules["wandb"].finish(exit_code=int(failed))
