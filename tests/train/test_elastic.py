@@ -84,6 +84,15 @@ def test_goes_on_with_another_batch_size_accumulation_and_readers(tmp_path, tiny
     assert all(first > second for first, second in zip(seen.rates, seen.rates[1:], strict=False))
 
 
+def test_goes_on_in_the_epoch_that_max_steps_ended(tmp_path, tiny_sample, seen):
+    common = [*TINY, *tiny_sample, "test=false", "callbacks.best=null"]
+    train(tmp_path, *common, "+trainer.max_steps=3")
+    train(tmp_path, *common, "ckpt_path=last", "trainer.max_epochs=1", "dataset.batch_size=10")
+    assert {epoch for epoch, _, _ in seen.batches} == {0}
+    names = [name for _, _, ids in seen.batches for name in ids]
+    assert len(names) == len(set(names)) == RECORDS
+
+
 def test_goes_on_from_a_checkpoint_of_an_earlier_version(tmp_path, tiny_sample, seen):
     common = [*TINY, *tiny_sample, *EVERY_STEP]
     seen.stop = 3

@@ -42,6 +42,9 @@ class StreamingSampler(BatchSampler):
             raise TypeError("the number of records is unknown")
         return super().__len__()
 
+    def __bool__(self) -> bool:
+        return True  # also without a length
+
     def __iter__(self) -> Iterator[list[int]]:
         for batch in self._global_batches():
             yield np.array_split(batch, self.world_size)[self.rank].tolist()

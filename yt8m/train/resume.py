@@ -97,6 +97,17 @@ class ResumedEpoch(Callback):
     later checkpoint would resume in the wrong epoch's order.
     """
 
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        data = trainer.datamodule
+        place = checkpoint.get(type(data).__qualname__) or {}
+        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]
+        # `trainer.max_steps` ended training inside an epoch, which Lightning took for processed.
+        if place.get("records") and epochs["current"]["processed"] == epochs["current"]["ready"]:
+            for count in ("total", "current"):
+                epochs[count]["processed"] -= 1
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         loop = trainer.fit_loop
         progress = loop.epoch_progress.current
