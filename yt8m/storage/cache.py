@@ -129,7 +129,7 @@ class Cache:
             part = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:
             self.folder.mkdir(parents=True, exist_ok=True)
-            return None
+            return self._claim(key)
         with contextlib.suppress(OSError):
             fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(part).st_ino == os.stat(path).st_ino:

@@ -19,19 +19,24 @@ class Fetcher:
     """The parent's end: says in which order to fetch, and how far the batches have got.
 
     A fresh interpreter, because transport keeps a core busy with Python, and because sessions do not survive a fork. It
-    ends with this process, however that ends. What it cannot fetch it leaves to the reader, which reports the error.
+    starts when there is something to fetch, and ends with this process, however that ends. What it cannot fetch it
+    leaves to the reader, which reports the error.
     """
 
     def __init__(self, shards: Sequence[RemoteShard]):
         self._process: subprocess.Popen[str] | None = None
         self._owner = os.getpid()  # a forked reader leaves it alone
+        self._shards = shards
         # A process of its own would not see what this one has in memory.
-        if transport.protocol_of(shards[0].address) != "memory":
-            self._start(shards)
+        self._can_start = transport.protocol_of(shards[0].address) != "memory"
 
     def begin(self, order: Iterable[int], window: int) -> None:
         """Fetch these shards, in this order; the batches read `window` of them at once."""
-        self._send({"order": [int(shard) for shard in order], "window": window})
+        numbers = [int(shard) for shard in order]
+        if self._can_start and not all(self._shards[shard].is_here() for shard in numbers):
+            self._can_start = False
+            self._start()
+        self._send({"order": numbers, "window": window})
 
     def advance(self, front: int) -> None:
         """The batches need only the shards from position `front` of the order on."""
@@ -55,7 +60,7 @@ class Fetcher:
         if not sys.is_finalizing() and self._owner == os.getpid():
             self.close()
 
-    def _start(self, shards: Sequence[RemoteShard]) -> None:
+    def _start(self) -> None:
         self._process = start(
             "yt8m.storage.fetch_ahead", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -64,8 +69,8 @@ class Fetcher:
             target=_account, args=(self._process.stdout,), name="fetcher", daemon=True
         )
         self._accounts.start()
-        cache = shards[0].cache
-        fields = [asdict(replace(shard, cache=None)) for shard in shards]  # type: ignore[arg-type]
+        cache = self._shards[0].cache
+        fields = [asdict(replace(shard, cache=None)) for shard in self._shards]  # type: ignore[arg-type]
         self._send({"folder": str(cache.folder), "limit": cache.limit, "shards": fields})
 
     def _send(self, message: dict[str, Any]) -> None:
