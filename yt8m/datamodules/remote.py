@@ -79,6 +79,7 @@ class RemoteShards(Shards):
             source = self.sources[shard]
             known = kept_index(source.address, source.stamp)
             if known is None:
+                _here = self._open(shard)  # counts the wait; open, so that the cache keeps it
                 found = scan(source)
                 if found.errors and self.on_corrupt == "raise":
                     raise DataError(found.errors[0])
@@ -236,8 +237,8 @@ class RemoteShards(Shards):
 
     def _scan(self, shard: int) -> np.ndarray:
         source = self.sources[shard]
-        known = kept_index(source.address, source.stamp)
-        if known is not None and fits(known, self._file(shard)):
+        known, file = kept_index(source.address, source.stamp), self._file(shard)
+        if known is not None and fits(known, file):
             return known
         found = scan(source, cache=known is None)
         if known is not None:

@@ -98,6 +98,8 @@ _STATS = {
     "step_seconds": ("  steps", "{:.1f}"),
     "validation_seconds": ("  validation", "{:.1f}"),
     "checkpoint_seconds": ("  waiting for checkpoints", "{:.1f}"),
+    "cache_wait_seconds": ("readers waiting for shards", "{:.1f}"),
+    "download_bytes": ("bytes downloaded", "{:,.0f}"),
     "skipped_records": ("records skipped", "{:,}"),
     "cpu_percent_mean": ("CPU use, mean", "{:.0f} %"),
     "cpu_percent_peak": ("CPU use, peak", "{:.0f} %"),

@@ -67,6 +67,7 @@ def _train(config: dict[str, Any]) -> float:
     config = {**config, "model": _without_defaults_of_another(config["model"])}
     pl.seed_everything(config["seed"], verbose=False)
 
+    storage_stats = StorageStats()  # `setup` fetches shards, too
     datamodule = build(config["dataset"], "dataset", trusted=config["trusted_packages"], seed=config["seed"])
     datamodule.prepare_data()  # the sample is written on first use
     datamodule.setup("fit")  # a mistake in the data is reported before the network is built
@@ -98,7 +99,7 @@ def _train(config: dict[str, Any]) -> float:
     ckpt_path = checkpoint_to_resume(config["ckpt_path"], folder)
     if config["init_from"] and not ckpt_path:  # a resumed run has its own weights
         init_from(Path(config["init_from"]).expanduser(), classifier)
-    stats, storage_stats = RunStats(), StorageStats()
+    stats = RunStats()
     compiler = Compile(config["compile"]) if config["compile"] else None
     callbacks = [instantiate(c, _convert_="all") for c in config["callbacks"].values() if c]
     if config["average"]:
