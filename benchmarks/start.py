@@ -64,6 +64,9 @@ def time_index() -> None:
     from yt8m.datamodules.sampler import BatchSampler
     from yt8m.datamodules.shards import Shards
 
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_option(parser)
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["YT8M_CACHE_DIR"] = str(Path(folder, "cache"))
         indices = made_up(Path(folder))
@@ -74,20 +77,27 @@ def time_index() -> None:
         seconds: dict[str, list[float]] = {}
         for _ in range(ROUNDS):
             took, kept = timed(lambda: partition.index_all(paths))
-            seconds.setdefault("kept as one file", []).append(took)
+            seconds.setdefault("read the index, kept as one file", []).append(took)
             took, _ = timed(lambda: [tfrecord.scan(path) for path in paths])
-            seconds.setdefault("kept as a file per shard", []).append(took)
+            seconds.setdefault("read the index, kept as a file per shard", []).append(took)
             took, shards = timed(lambda kept=kept: Shards(kept))
-            seconds.setdefault("numbering the records", []).append(took)
+            seconds.setdefault("number the records", []).append(took)
             for name, lengths in (("", None), (" by length", shards.lookup(np.arange(RECORDS))[2])):
                 sampler = BatchSampler(shards.sizes, BATCH, shuffle=True, lengths=lengths)
                 took, _ = timed(lambda sampler=sampler: next(iter(sampler)))
                 seconds.setdefault(f"first batch of the order{name}", []).append(took)
                 sampler.start_at(0, RECORDS // 2 + 1)
                 took, _ = timed(lambda sampler=sampler: next(iter(sampler)))
-                seconds.setdefault(f"resumed in the middle{name}", []).append(took)
-        for name, values in seconds.items():
-            print(f"{name:40} {min(values):6.2f} – {np.median(values):6.2f} – {max(values):6.2f} s")
+                seconds.setdefault(f"first batch after a resume in the middle{name}", []).append(took)
+    report(
+        arguments.results,
+        f"Start on {SHARDS:,} shards with {RECORDS:,} records",
+        command(parser, arguments),
+        ["step", "seconds"],
+        [[name, spread(values, ".2f")] for name, values in seconds.items()],
+        f"{ROUNDS} rounds, minimum – median – maximum; an earlier run kept the index. The order of a partition in "
+        "a bucket is made a window of shards at a time.",
+    )
 
 
 def cpu_seconds(*arguments: str) -> float:
