@@ -5,6 +5,7 @@ import signal
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -91,3 +92,25 @@ def test_a_module_in_the_current_folder_does_not_run(video, tmp_path, monkeypatc
     (tmp_path / "numpy.py").write_text("raise SystemExit")
     monkeypatch.chdir(tmp_path)
     assert len(list(Source(video, 5))) == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc, to know the memory in use")
+def test_a_picture_too_large_for_the_memory_is_one_line(tmp_path, monkeypatch):
+    large = encode(tmp_path / "large.mp4", [0.0], size=(4000, 4000))
+    program = """
+import av
+from yt8m.video import decode
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * 4096
+decode.MAX_MEMORY = used + (32 << 20)
+decode.main()
+"""
+    monkeypatch.setattr(
+        source,
+        "start",
+        lambda module, *arguments, env, **options: subprocess.Popen(
+            [sys.executable, "-c", program, *arguments], **options
+        ),
+    )
+    with pytest.raises(DataError, match=f"^{large}: .*memory"):
+        list(Source(large, 5, threads=1))
