@@ -1,5 +1,6 @@
 """`python -m yt8m.extract` as a user runs it."""
 
+import hashlib
 import json
 import shutil
 import signal
@@ -87,6 +88,11 @@ def test_both_levels_are_read_and_verified(clips, crashing, feature_weights, tmp
     vectors = means.__getitems__([*range(len(means))])
     expected = batch.features[-4:].double().mean(dim=0) * (4 / 255) + (4 / 512 - 2)
     np.testing.assert_allclose(vectors.features[3], expected, atol=1e-5)
+
+    used = json.loads((output / "extract.json").read_text())["settings"]["weights"]
+    assert {INCEPTION, VGGISH, "mean.npy", "vggish_pca_params.npz"} < {*used}
+    for name, checksum in used.items():
+        assert hashlib.md5((feature_weights / name).read_bytes()).hexdigest() == checksum
 
     # The same again, whatever order the decoders finish in; and what is done stays.
     again = tmp_path / "again"
