@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import yt8m
 from tests.storage.conftest import Bucket
 from yt8m.datamodules.datamodule import YT8MDataModule
 from yt8m.datamodules.sample import write_sample
@@ -62,6 +63,16 @@ def same(one: list[tuple], other: list[tuple]) -> bool:
 
 def first_shard(root: str, **changes) -> RemoteShard:
     return open_data(root, **changes).shards("train")[0]
+
+
+def test_records_in_python_are_those_of_local_files(bucket: Bucket, sample: Path):
+    bucket.upload(sample)
+    expected, found = yt8m.open(sample / "train"), yt8m.open(f"{bucket.root}/train/*.tfrecord")
+    assert [one.id for one in found] == [one.id for one in expected]
+    assert torch.equal(*(torch.from_numpy(records[-1].features["rgb"]) for records in (found, expected)))
+    assert bucket.proxy.reads_of(FIRST) == 1
+    with pytest.raises(ConfigError, match=r"^path: expected shards at s3://.*, found none in the bucket"):
+        yt8m.open(f"{bucket.root}/absent")
 
 
 def test_batches_are_those_of_local_files_and_each_shard_comes_once(bucket: Bucket, sample: Path):
