@@ -175,22 +175,26 @@ class RemoteShards(Shards):
         window = sampler.window if sampler.shuffle else 1
         place = np.zeros(len(self.sources), np.int64)
         place[order] = np.arange(len(order))
-        front = -1
+        start, front = None, 0
         if not self.is_counted():
+            start = 0
             self._fetcher.begin(order, window)  # the sampler waits for the first shards
-            front = 0
         try:
             for numbers in sampler:
                 if numbers:
                     first = int(place[self.shards_of(numbers)].min()) // window * window
-                    if front < 0:
-                        self._fetcher.begin(order, window)
+                    if start is None:
+                        start = front = first  # of a resumed epoch, in its middle
+                        self._fetcher.begin(order[start:], window)
                     if first > front:
-                        self._fetcher.advance(first)
+                        self._fetcher.advance(first - start)
                     front = max(front, first)
                 yield numbers
-        finally:
+        except (
+            GeneratorExit
+        ):  # after the last batch was drawn, on the other hand, its shards are still needed
             self._fetcher.end()
+            raise
 
     def close(self) -> None:
         """End the fetching process."""

@@ -43,10 +43,12 @@ class Order:
             self._changed.notify_all()
 
     def advance(self, front: int) -> None:
-        """The shards before this position of the order are not needed any more."""
+        """The batches that are drawn now need only the shards from this position of the order on.
+
+        Those before it are fetched nevertheless: batches that were drawn earlier may still wait for them.
+        """
         with self._changed:
             self._front = front
-            self._next = max(self._next, front)
             self._changed.notify_all()
 
     def next(self) -> int:
