@@ -1,6 +1,8 @@
 """Runs of the real commands, for tests."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,9 @@ TINY_SAMPLE = {
     "shards": 3,
 }
 
+# Two ranks, the second of which the first starts.
+DDP = ("trainer.devices=2", "trainer.strategy=ddp")
+
 
 def sample_overrides(root: Path) -> list[str]:
     """The tiny sample at `root`, written on first use."""
@@ -47,3 +52,16 @@ def train(folder: Path, *overrides: str) -> dict[str, Any]:
     """Train into `folder`; its metrics.json."""
     run_command("train", f"hydra.run.dir={folder}", *overrides)
     return json.loads((folder / "metrics.json").read_text())
+
+
+def in_processes(name: str, *overrides: str) -> None:
+    """The command in a process of its own, which starts the second rank."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"yt8m.{name}", *overrides],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,15 +1,12 @@
 """Segments' scores together with their videos': the values, the refusals, and two ranks against one process."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.training import TINY, run_command, train
+from tests.training import DDP, TINY, in_processes, run_command, train
 
 CPU = ("trainer=cpu", "dataset.batch_size=7", "dataset.num_workers=0")
 SEGMENTS = "dataset.level=segment"
@@ -122,15 +119,7 @@ def test_two_ranks_submit_what_one_process_scores(frames, other, scores, tmp_pat
     two = tmp_path / "two.csv"
     form = ("format=csv", f"segment_label_ids={tmp_path / 'ids.csv'}", f"output={two}")
     words = arguments(frames, tmp_path, *common, *form)
-    done = subprocess.run(
-        [sys.executable, "-m", "yt8m.predict", *words, "trainer.devices=2", "trainer.strategy=ddp"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    in_processes("predict", *words, *DDP)
     header, *lines = two.read_text().splitlines()
     assert (header, [line.partition(",")[0] for line in lines]) == ("Class,Segments", ["0", "7", "21"])
     for line in lines:

@@ -5,8 +5,6 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections import defaultdict
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +16,7 @@ from tfrecord.example_pb2 import SequenceExample
 from tfrecord.reader import tfrecord_iterator
 
 from tests.datamodules.records import write_shard
-from tests.training import run_command
+from tests.training import DDP, in_processes, run_command
 from yt8m.predict import writers
 
 CPU = ("trainer=cpu", "dataset.batch_size=7")
@@ -371,18 +369,8 @@ def test_two_ranks_write_every_video_once_in_order(predict, checkpoint, tmp_path
         "split=train",
         f"output={tmp_path / 'two.csv'}",
         f"hydra.run.dir={tmp_path / 'two'}",
-        "trainer.devices=2",
-        "trainer.strategy=ddp",
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "yt8m.predict", *CPU, *overrides],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    in_processes("predict", *CPU, *overrides, *DDP)
     together = read_kaggle(tmp_path / "two.csv")
     assert list(together) == list(alone)
     for name, best in alone.items():

@@ -1,31 +1,12 @@
 """Two CPU processes must see what one sees: every video once, the same metrics, the same weights."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from tests.train.damage import copy_of_sample, damage
-from tests.training import TINY, run_command, train
-
-DDP = ("trainer.devices=2", "trainer.strategy=ddp")
-
-
-def in_processes(name: str, *overrides: str) -> None:
-    """The command in a process of its own, which starts the second rank."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", f"yt8m.{name}", *overrides],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+from tests.training import DDP, TINY, in_processes, run_command, train
 
 
 @pytest.mark.slow

@@ -5,8 +5,7 @@ import json
 import pytest
 import torch
 
-from tests.train.test_ddp import DDP, in_processes
-from tests.training import TINY, train
+from tests.training import DDP, TINY, in_processes, train
 
 RECORDS = 100  # of the tiny sample
 EVERY_STEP = (
