@@ -75,31 +75,31 @@ def short(name: str, length: int = 24) -> str:
     return name if len(name) <= length else name[: length - 1].rstrip() + "…"
 
 
-def label_frequencies(names: Sequence[str], counts: np.ndarray, videos: int) -> Figure:
-    """A bar per class: `counts` videos of `videos`."""
+def label_frequencies(names: Sequence[str], counts: np.ndarray, total: int, rows: str) -> Figure:
+    """A bar per class: `counts` rows of `total`; `rows` says what they are, `videos` or `segments`."""
     figure = new_figure(0.9 + 0.22 * len(names))
     axes = figure.subplots()
     places = np.arange(len(names))
     axes.barh(places, counts, color=BLUE, height=0.75)
     for place, count in zip(places, counts.tolist(), strict=True):
-        axes.text(count, float(place), f" {count:,} ({count / videos:.1%})", va="center", fontsize=8)
+        axes.text(count, float(place), f" {count:,} ({count / total:.1%})", va="center", fontsize=8)
     axes.set_yticks(places, [short(name) for name in names], fontsize=9)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(0, counts.max() * 1.38)
-    axes.set_xlabel("videos with the label (share of all)")
+    axes.set_xlabel(f"{rows} with the label (share of all)")
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     return figure
 
 
-def long_tail(counts: np.ndarray) -> Figure:
-    """Videos per class against the class's rank, both logarithmic; `counts` int64 [C]."""
+def long_tail(counts: np.ndarray, rows: str) -> Figure:
+    """Rows per class against the class's rank, both logarithmic; `counts` int64 [C]."""
     figure = new_figure(3.2)
     axes = figure.subplots()
     ordered = np.sort(counts[counts > 0])[::-1]
     axes.loglog(np.arange(1, len(ordered) + 1), ordered, ".-", color=BLUE, markersize=4, linewidth=1)
     axes.set_xlabel("rank of the class")
-    axes.set_ylabel("videos with the label")
+    axes.set_ylabel(f"{rows} with the label")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:,.0f}")
         axis.set_minor_formatter(NullFormatter())
@@ -130,7 +130,7 @@ def histogram(counts: np.ndarray, xlabel: str, ylabel: str) -> Figure:
     return figure
 
 
-def cooccurrence(names: Sequence[str], conditional: np.ndarray) -> Figure:
+def cooccurrence(names: Sequence[str], conditional: np.ndarray, rows: str) -> Figure:
     """P(column | row) of K classes, [K, K], with the larger values written in, in percent."""
     figure = new_figure(5.2)
     axes = figure.subplots()
@@ -144,7 +144,7 @@ def cooccurrence(names: Sequence[str], conditional: np.ndarray) -> Figure:
     axes.set_yticks(places, [short(name, 20) for name in names], fontsize=1.2 * size)
     axes.set_xticks(places, [short(name, 20) for name in names], fontsize=1.2 * size, rotation=90)
     axes.tick_params(length=0)
-    axes.set_ylabel("of videos with this label …")
+    axes.set_ylabel(f"of {rows} with this label …")
     axes.set_xlabel("… the share that also has this one")
     bar = figure.colorbar(image, ax=axes, orientation="horizontal", shrink=0.7, aspect=30)
     bar.set_label("P(column | row)")

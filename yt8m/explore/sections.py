@@ -96,10 +96,11 @@ def _label_frequencies(overview: Overview, classes: Sequence[ClassInfo], rows: s
         names,
         counts[top],
         overview.labelled,
+        rows,
         title="Most frequent classes",
     )
     about = "Frequency of every class against its rank"
-    tail = Plot.of("long_tail.png", about, plots.long_tail, counts, title="All classes by rank")
+    tail = Plot.of("long_tail.png", about, plots.long_tail, counts, rows, title="All classes by rank")
     return Section("Label frequencies", caption, [bars, tail])
 
 
@@ -124,7 +125,7 @@ def _cooccurrence(scores: ClassScores, classes: Sequence[ClassInfo], rows: str) 
         "symmetric: a class that is part of another has a bright cell in one direction only."
     )
     about = "Heat map of conditional probabilities between classes"
-    plot = Plot.of("cooccurrence.png", about, plots.cooccurrence, names, scores.conditional())
+    plot = Plot.of("cooccurrence.png", about, plots.cooccurrence, names, scores.conditional(), rows)
     return Section("Labels that occur together", caption, [plot])
 
 
