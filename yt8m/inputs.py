@@ -9,7 +9,7 @@ from torch import Tensor
 from yt8m.build import build, class_name
 from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.parse.windows import SEGMENT_FRAMES
-from yt8m.datamodules.quantization import affine, dequantize
+from yt8m.datamodules.quantization import affine, as_floats, dequantize
 from yt8m.datamodules.ranks import gather
 from yt8m.errors import ConfigError
 from yt8m.layers.masks import valid_frames
@@ -130,14 +130,14 @@ def _with_context(
     if video:
         positions = torch.arange(SEGMENT_FRAMES, device=first.device)
         segment = (first + begin)[:, None] + positions  # [B, 5]
-        own = _floats(batch.features[segment.clamp(max=len(batch.features) - 1)], quantization)
+        own = as_floats(batch.features[segment.clamp(max=len(batch.features) - 1)], quantization)
         outside = (positions >= (end - begin)[:, None])[..., None]
         means = _transformed(own.masked_fill(outside, 0).sum(1) / (end - begin)[:, None], transform)
     padded = None
     if frames:
         positions = torch.arange(length, device=first.device)
         index = first[:, None] + positions  # [B, T]
-        padded = _floats(batch.features[index.clamp(max=len(batch.features) - 1)], quantization)
+        padded = as_floats(batch.features[index.clamp(max=len(batch.features) - 1)], quantization)
         padded = _transformed(padded, transform)
         if mark is not None:
             inside = (positions >= begin[:, None]) & (positions < end[:, None])
@@ -223,14 +223,10 @@ def prepare(transform: Transform | None, datamodule: Any, quantization: tuple[fl
                 f"{'none' if datamodule is None else type(datamodule).__name__}; train with one, or without transform"
             )
         for batch in datamodule.training_sample(limit):
-            yield _floats(batch.features, quantization)
+            yield as_floats(batch.features, quantization)
 
     if transform is not None and not transform.prepared:
         transform.prepare(sample, gather)
-
-
-def _floats(features: Tensor, quantization: tuple[float, float]) -> Tensor:
-    return dequantize(features, quantization) if features.dtype == torch.uint8 else features
 
 
 def _transformed(vectors: Tensor, transform: Transform | None) -> Tensor:

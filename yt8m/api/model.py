@@ -14,7 +14,7 @@ from yt8m.api.records import OPEN_SHARDS, Record, shard_paths, video_record
 from yt8m.checkpoint import checkpoint_file
 from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.dataset import ShardDataset
-from yt8m.datamodules.quantization import dequantize
+from yt8m.datamodules.quantization import as_floats
 from yt8m.errors import ConfigError
 from yt8m.labels import ClassInfo
 from yt8m.module import VideoClassifier
@@ -277,14 +277,13 @@ class Model:
         ]
         limits = self.module.hparams["quantization"]
         if self.level == "video":
-            vectors = [
-                _floats(row.float().mean(0) if row.ndim == 2 else row, row.dtype, limits) for row in rows
-            ]
+            floats = [as_floats(row, limits) for row in rows]
+            vectors = [row.mean(0) if row.ndim == 2 else row for row in floats]
             return Batch(ids, torch.stack(vectors), torch.ones(len(rows), dtype=torch.int64))
         # Of a segment model, a row is a segment, with its context.
         rows = [row[: self.module.hparams["max_frames"]] for row in rows]
         if len({row.dtype for row in rows}) > 1:
-            rows = [_floats(row, row.dtype, limits) for row in rows]
+            rows = [as_floats(row, limits) for row in rows]
         return Batch(ids, torch.cat(rows), torch.tensor([len(row) for row in rows]))
 
     def _frames(self, video: Video, where: str) -> Tensor:
@@ -346,7 +345,3 @@ def _path(features: Any) -> str:
     if not isinstance(features, str | os.PathLike):
         raise ConfigError(f"features: expected a video file beside weights, found {type(features).__name__}")
     return os.fspath(features)
-
-
-def _floats(values: Tensor, stored: torch.dtype, limits: Any) -> Tensor:
-    return dequantize(values, limits) if stored == torch.uint8 else values.float()

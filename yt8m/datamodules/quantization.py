@@ -1,5 +1,6 @@
 """Features stored as uint8 and used as floats."""
 
+import torch
 from torch import Tensor
 
 RANGE = (-2.0, 2.0)  # of YouTube-8M's features
@@ -16,6 +17,11 @@ def dequantize(values: Tensor, limits: tuple[float, float] = RANGE) -> Tensor:
     """
     scale, offset = affine(limits)
     return values.float() * scale + offset
+
+
+def as_floats(stored: Tensor, limits: tuple[float, float] = RANGE) -> Tensor:
+    """float32 values of features as a dataset stores them: uint8 ones are dequantized, floats stay."""
+    return dequantize(stored, limits) if stored.dtype == torch.uint8 else stored.float()
 
 
 def affine(limits: tuple[float, float]) -> tuple[float, float]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from yt8m.datamodules.batch import Batch
-from yt8m.datamodules.quantization import RANGE, dequantize
+from yt8m.datamodules.quantization import RANGE, as_floats, dequantize
 
 SAMPLE = 2000  # videos kept for the projection
 # Bin edges of the score histograms, in standard deviations; the outer bins also count what is beyond.
@@ -42,8 +42,7 @@ class Video:
 
     def values(self) -> np.ndarray:
         """The features as the network sees them, float32 [T, D]."""
-        frames = torch.from_numpy(self.frames)
-        return (dequantize(frames, self.quantization) if frames.dtype == torch.uint8 else frames).numpy()
+        return as_floats(torch.from_numpy(self.frames), self.quantization).numpy()
 
 
 class Sample:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from yt8m.datamodules.quantization import dequantize
+from yt8m.datamodules.quantization import as_floats
 from yt8m.errors import ConfigError
 from yt8m.layers.masks import valid_frames
 from yt8m.module import VideoClassifier
@@ -27,8 +27,7 @@ class FramesToScores(nn.Module):
 
     def forward(self, frames: Tensor, num_frames: Tensor) -> Tensor:
         valid = valid_frames(frames, num_frames)[..., None]
-        values = dequantize(frames, self.limits) if frames.dtype == torch.uint8 else frames
-        values = values.masked_fill(~valid, 0)
+        values = as_floats(frames, self.limits).masked_fill(~valid, 0)
         video = padded = None
         if self.needs_video:
             video = values.sum(dim=1) / num_frames[:, None]
