@@ -239,7 +239,7 @@ def _fail(message: str, code: int) -> NoReturn:
 def _expand_home(argument: str) -> str:
     """`dataset.root=~/data` with the home folder in place of `~`, which Hydra takes for the removal of a key."""
     key, equals, value = argument.partition("=")
-    is_address = key.lstrip("+").partition(".")[0] in ("dataset", "manifest", "output", "root")
+    is_address = key.lstrip("+").partition(".")[0] in ("dataset", "manifest", "output", "root", "videos")
     if is_address and holds_credentials(argument):  # before Hydra writes the argument to files
         raise ConfigError(f"{key}: {REMEDY}")
     if not equals or not value.startswith("~"):

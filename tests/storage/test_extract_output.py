@@ -1,4 +1,4 @@
-"""`python -m yt8m.extract output=s3://…`: shards that are uploaded whole, once, and in an order that survives kills."""
+"""`python -m yt8m.extract` from and to a bucket: shards are uploaded whole, once, in an order that survives kills."""
 
 import json
 from pathlib import Path
@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.storage.conftest import Bucket
+from yt8m.api.records import open_shards
 from yt8m.errors import ConfigError, DataError, FetchError, WriteError
 from yt8m.extract import bucket as bucket_module
 from yt8m.extract import extract as extract_module
-from yt8m.extract.records import read_frames
 from yt8m.storage import transport
 from yt8m.video.extractor import VideoFeatures
 
@@ -94,7 +94,28 @@ def test_the_bucket_has_what_a_folder_has(bucket: Bucket, extract, tmp_path: Pat
     assert len(json.loads(content(bucket)["extract.json"])["failed"]) == 1
 
 
-def test_what_an_interrupted_upload_left_is_uploaded_later(bucket: Bucket, extract, tmp_path: Path):
+def test_videos_of_a_bucket(bucket: Bucket, extract, tmp_path: Path, capsys):
+    bucket.upload(tmp_path)
+    bucket.put("clips/sub/v9.mp4", b"")
+    videos, root = f"{bucket.root}/clips/**/*.mp4", tmp_path / "out"
+    with pytest.raises(DataError, match="1 of 6 videos could not be read"):
+        extract(str(root), videos=videos)
+    assert f"failed  {bucket.root}/clips/sub/v9.mp4: expected a video, found an empty file" in (
+        capsys.readouterr().out
+    )
+    ids = [record.id for n in range(3) for record in open_shards(root / FRAMES.format(n))]
+    assert ids == ["v0", "v1", "v2", "v3", "v4"]
+    bucket.put("clips/sub/v9.mp4", b"\7")
+    assert len(extract(str(root), videos=videos)) == 1
+    assert [record.id for record in open_shards(root / FRAMES.format(3))] == ["sub/v9"]
+    bucket.put("clips/v0.mp4", b"another")
+    with pytest.raises(ConfigError, match=rf"expected {bucket.root}/clips/v0\.mp4 as when it was extracted"):
+        extract(str(root), videos=videos)
+    with pytest.raises(ConfigError, match=r"files that match s3://videos/none/\*, found none in the bucket"):
+        extract(str(root), videos="s3://videos/none/*")
+
+
+def test_what_an_interrupted_upload_left_is_uploaded_later(bucket: Bucket, extract):
     seen = []
 
     def fault(method: str, path: str, range_: str) -> str:
@@ -119,10 +140,8 @@ def test_what_an_interrupted_upload_left_is_uploaded_later(bucket: Bucket, extra
         "videotest0001.tfrecord",
         "videotest0002.tfrecord",
     ]
-    shard = tmp_path / "shard"
-    shard.write_bytes(content(bucket)[FRAMES.format(2)])
-    ((identifier, values),) = read_frames(shard)
-    assert (identifier, values["rgb"][0, 0]) == ("v4", 5)
+    (record,) = open_shards(f"{bucket.root}/{FRAMES.format(2)}")
+    assert (record.id, record.features["rgb"][0, 0]) == ("v4", 5)
 
 
 def test_two_writers_and_addresses_that_take_nothing(

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,11 @@ class Run:
         key = video.key(self.manifest.settings)
         if self.done.get(key) is not None:
             return []
-        features = self.extractor(video.path, max_frames=self.manifest.settings["max_frames"])
+        with video.remote.local_copy() if video.remote else nullcontext(video.path) as path:
+            try:
+                features = self.extractor(path, max_frames=self.manifest.settings["max_frames"])
+            except DataError as error:
+                raise DataError(str(error).replace(path, video.path)) from None
         self.done.add(key, serialize(video.id, features))
         return list(features.notes)
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from glob import glob, has_magic
@@ -11,22 +12,34 @@ from typing import Any
 
 from yt8m.errors import ConfigError
 from yt8m.files import read_json, write_json
+from yt8m.storage import transport
+from yt8m.storage.folder import find_objects
+from yt8m.storage.shard import RemoteShard
+from yt8m.storage.storage import Storage
 
 MANIFEST = "extract.json"
+
+# The fixed folder of the pattern, (size, mtime_ns), and the object of a bucket.
+_Found = tuple[str, tuple[int, int], RemoteShard | None]
 
 
 @dataclass(frozen=True)
 class Video:
-    """A file to extract: its path, its id in the records, and what shows that it has not changed."""
+    """A file to extract: its path or address, its id in the records, and what shows that it has not changed.
+
+    ``mtime_ns`` of an object in a bucket is a hash of its ETag.
+    """
 
     path: str
     id: str
     size: int
     mtime_ns: int
+    remote: RemoteShard | None = None
 
     def key(self, settings: dict[str, Any]) -> str:
         """A name for what these settings make of this file."""
-        text = json.dumps([asdict(self), settings], sort_keys=True)
+        own = {"path": self.path, "id": self.id, "size": self.size, "mtime_ns": self.mtime_ns}
+        text = json.dumps([own, settings], sort_keys=True)
         return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
@@ -106,35 +119,54 @@ def find_videos(patterns: Sequence[str], output: Path, manifest: Manifest) -> li
     Raises:
         ConfigError: nothing matches.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, _Found] = {}
     for pattern in patterns:
-        expanded = os.path.abspath(os.path.expanduser(pattern))
-        base = Path(expanded)
-        while has_magic(str(base)) or not base.is_dir():
-            base = base.parent
-        matches = [expanded] if os.path.isfile(expanded) else glob(expanded, recursive=True)
-        if matches and all(map(os.path.isdir, matches)):
-            raise ConfigError(
-                f"videos: expected files, found the folder {matches[0]}; set videos={pattern}/**/*.mp4"
-            )
-        for match in matches:
-            path = Path(match)
-            if path.is_file() and not path.is_relative_to(output.absolute()):
-                found.setdefault(str(path), base)
-        if not matches:
-            raise ConfigError(f"videos: expected local files that match {pattern}, found none")
-    if not found:
-        raise ConfigError(f"videos: expected files outside of {output}, found none")
+        remote = transport.is_remote(pattern)
+        matches = _find_remote(pattern) if remote else _find_local(transport.local_path(pattern), output)
+        for name, file in matches.items():
+            found.setdefault(name, file)
     taken = {entry["id"]: path for path, entry in manifest.videos.items()}
     videos = []
-    for name, base in sorted(found.items()):
-        status = os.stat(name)
-        below = _printable(Path(name).relative_to(base).as_posix())
-        choices = (str(Path(below).with_suffix("")), below, _printable(name))
+    for name, (base, stamp, shard) in sorted(found.items()):
+        below = _printable(name.removeprefix(base) if shard else Path(name).relative_to(base).as_posix())
+        choices = (os.path.splitext(below)[0], below, _printable(name))
         identifier = next(one for one in choices if taken.get(one, name) == name)
         taken[identifier] = name
-        videos.append(Video(name, identifier, status.st_size, status.st_mtime_ns))
+        videos.append(Video(name, identifier, *stamp, shard))
     return videos
+
+
+def _find_local(pattern: str, output: Path) -> dict[str, _Found]:
+    """Files outside of the output that match, with the pattern's fixed folder and their size and mtime_ns."""
+    expanded = os.path.abspath(os.path.expanduser(pattern))
+    base = Path(expanded)
+    while has_magic(str(base)) or not base.is_dir():
+        base = base.parent
+    matches = [expanded] if os.path.isfile(expanded) else glob(expanded, recursive=True)
+    if matches and all(map(os.path.isdir, matches)):
+        raise ConfigError(
+            f"videos: expected files, found the folder {matches[0]}; set videos={pattern}/**/*.mp4"
+        )
+    if not matches:
+        raise ConfigError(f"videos: expected local files that match {pattern}, found none")
+    found: dict[str, _Found] = {}
+    for name in matches:
+        if os.path.isfile(name) and not Path(name).is_relative_to(output.absolute()):
+            status = os.stat(name)
+            found[name] = str(base), (status.st_size, status.st_mtime_ns), None
+    if not found:
+        raise ConfigError(f"videos: expected files outside of {output}, found none")
+    return found
+
+
+def _find_remote(pattern: str) -> dict[str, _Found]:
+    """Objects that match, with the fixed beginning of their addresses and their stamps."""
+    transport.check_address(pattern, "videos")
+    base = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0] + "/"
+    objects = find_objects(pattern, Storage(base).cache)
+    if not objects:
+        raise ConfigError(f"videos: expected files that match {pattern}, found none in the bucket")
+    return {one.address: (base, one.stamp, one) for one in objects}
 
 
 def _printable(text: str) -> str:

@@ -53,7 +53,7 @@ class Cache:
     def has(self, key: str, size: int) -> bool:
         """Whether the file is here, whole."""
         try:
-            return os.stat(self._path(key)).st_size == size
+            return os.stat(self.path(key)).st_size == size
         except OSError:
             return False
 
@@ -97,18 +97,19 @@ class Cache:
     def discard(self, key: str) -> None:
         """Remove a file, whoever uses it: they keep their copies."""
         with contextlib.suppress(OSError):
-            os.unlink(self._path(key))
+            os.unlink(self.path(key))
 
     def used(self) -> int:
         """Bytes of all files, those that are arriving included."""
         return sum(status.st_size for _, status in self._entries())
 
-    def _path(self, key: str, kind: str = "shard") -> str:
+    def path(self, key: str, kind: str = "shard") -> str:
+        """Where a file is, while it is open."""
         return os.path.join(self.folder, f"{key}.{kind}")
 
     def _open_whole(self, key: str, size: int) -> int | None:
         try:
-            fd = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(self.path(key), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
         fcntl.flock(fd, fcntl.LOCK_SH)
@@ -124,7 +125,7 @@ class Cache:
 
     def _claim(self, key: str) -> int | None:
         """A descriptor of the part, locked for this process alone; None if another one has it."""
-        path = self._path(key, "part")
+        path = self.path(key, "part")
         try:
             part = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:
@@ -151,7 +152,7 @@ class Cache:
                         raise
             # A cache that somebody emptied has no part any more; the descriptor is as good.
             with contextlib.suppress(FileNotFoundError):
-                os.rename(self._path(key, "part"), self._path(key))
+                os.rename(self.path(key, "part"), self.path(key))
             fcntl.flock(part, fcntl.LOCK_SH)
             return part
         except BaseException:
@@ -161,7 +162,7 @@ class Cache:
     def _drop(self, part: int, key: str) -> None:
         """Give up a claim."""
         with contextlib.suppress(OSError):
-            os.unlink(self._path(key, "part"))
+            os.unlink(self.path(key, "part"))
         os.close(part)
 
     def _reserve(self, part: int, size: int) -> None:

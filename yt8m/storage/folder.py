@@ -152,19 +152,20 @@ def _from_manifest(
     ]
 
 
-def _from_listing(full: str, cache: Cache) -> list[RemoteShard]:
+def find_objects(pattern: str, cache: Cache) -> list[RemoteShard]:
+    """The objects that match a glob of addresses, from a listing. Raises FetchError."""
     try:
         found: dict[str, dict[str, Any]] = transport.call(
-            full, "list", lambda fs: fs.glob(full, detail=True), transport.FIRST_ATTEMPTS
+            pattern, "list", lambda fs: fs.glob(pattern, detail=True), transport.FIRST_ATTEMPTS
         )
     except FileNotFoundError:
         return []
-    fs = transport.filesystem(full)
+    fs = transport.filesystem(pattern)
     objects = {
         fs.unstrip_protocol(path): info for path, info in found.items() if info.get("type", "file") == "file"
     }
 
-    def complete(address: str) -> tuple[str, dict[str, Any]]:
+    def complete(address: str) -> RemoteShard:
         info = objects[address]
         if info.get("size") is None or not identity_of(info):  # a web server's listing has only names
             info = transport.call(address, "look up", lambda fs: fs.info(address))
@@ -172,14 +173,15 @@ def _from_listing(full: str, cache: Cache) -> list[RemoteShard]:
             raise FetchError(
                 f"{address}: expected a server that tells sizes (Content-Length), found none; use another"
             )
-        return address, info
+        return RemoteShard(address, info["size"], identity_of(info), cache)
 
     with ThreadPoolExecutor(_LOOKUPS) as pool:
-        shards = [
-            RemoteShard(address, info["size"], identity_of(info), cache)
-            for address, info in pool.map(complete, objects)
-        ]
-        sidecars = _sidecars(shards)
+        return list(pool.map(complete, objects))
+
+
+def _from_listing(full: str, cache: Cache) -> list[RemoteShard]:
+    shards = find_objects(full, cache)
+    sidecars = _sidecars(shards)
     return [replace(shard, sidecar=sidecars.get(shard.address)) for shard in shards]
 
 

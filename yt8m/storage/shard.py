@@ -1,8 +1,10 @@
 """One object of a bucket as a shard: identified, fetched whole into the cache, checked, opened."""
 
+import contextlib
 import hashlib
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -85,6 +87,15 @@ class RemoteShard:
             WriteError: the cache cannot take it.
         """
         return self.cache.open(self._key, self.size, self._download)[0]
+
+    @contextlib.contextmanager
+    def local_copy(self) -> Iterator[str]:
+        """The path of the whole file in the cache, for programs that read files. Raises what `open` raises."""
+        fd = self.open()
+        try:
+            yield self.cache.path(self._key)
+        finally:
+            os.close(fd)
 
     def fetch(self) -> None:
         """Bring the shard into the cache. Raises BusyError if another process does, and what `open` raises."""
