@@ -378,8 +378,9 @@ def test_segments_are_counted_as_such(tmp_path: Path, no_drawing, capsys):
     """Every second training video is unrated."""
     size = {"train_videos": 12, "validate_videos": 2, "test_videos": 2, "min_frames": 22, "max_frames": 30}
     root = write_sample_segment(tmp_path / "data", **size)
-    overrides = tuple(f"+dataset.sample.{key}={value}" for key, value in size.items())
-    found = explore(root, tmp_path / "rated", *overrides, dataset="sample_segment")
+    options = {"dataset": "sample_segment"}
+    sample = tuple(f"+dataset.sample.{key}={value}" for key, value in size.items())
+    found = explore(root, tmp_path / "rated", *sample, **options)
     printed = capsys.readouterr()
     assert f"about {found['videos']} segments" in printed.out
     assert "12/12" in printed.err  # records, of which each has several segments
@@ -388,16 +389,11 @@ def test_segments_are_counted_as_such(tmp_path: Path, no_drawing, capsys):
     text = Page((tmp_path / "rated" / "index.html").read_text()).text
     assert "one that was not rated counts as absent" in text
     assert "max_frames" not in text
-    every = explore(root, tmp_path / "all", *overrides, "dataset.segments=all", dataset="sample_segment")
-    lengths = [len(frames) for _, _, frames in videos_of(root / "train")]
-    assert every["videos"] == sum(-(-length // 5) for length in lengths)
+    every = explore(root, tmp_path / "all", *sample, "dataset.segments=all", **options)
+    assert every["videos"] == sum(-(-len(frames) // 5) for _, _, frames in videos_of(root / "train"))
     assert (every["labelled"], every["unrated_videos"]) == (0, 0)
-    shard = "dataset.train=unrated.tfrecord"
     frames = {"rgb": np.zeros((6, 1024), np.uint8), "audio": np.zeros((6, 128), np.uint8)}
     write_shard(root / "unrated.tfrecord", [sequence_example({"id": "abcd", "labels": [1]}, frames)])
-    with pytest.raises(SystemExit) as stop:
-        explore(root, tmp_path / "none", *overrides, shard, dataset="sample_segment")
-    assert stop.value.code == 2
-    assert (
-        "expected rated segments, found none in 1 videos; set dataset.segments=all" in capsys.readouterr().err
-    )
+    with pytest.raises(SystemExit):
+        explore(root, tmp_path / "none", *sample, "dataset.train=unrated.tfrecord", **options)
+    assert "rated segments, found none in 1 videos; set dataset.segments=all" in capsys.readouterr().err
