@@ -1,6 +1,7 @@
 """From videos that the test encodes to features: alignment, determinism, the formulas, and odd files."""
 
 import shutil
+import struct
 import threading
 
 import av
@@ -144,6 +145,14 @@ def test_odd_videos_have_features_and_a_note(extractor, tmp_path):
     assert np.abs(silent.frames["audio"].astype(int) - expected).max() <= 1
     assert silent.notes == ("no sound: audio features of silence",)
     assert len(extractor(encode(tmp_path / "one.mp4", [0.0]))) == 1
+    # Two seconds whose header promises ten hours.
+    promising = encode(tmp_path / "promising.mkv", seconds(2), sound=2)
+    content = bytearray(promising.read_bytes())
+    at = content.index(b"\x44\x89\x88") + 3  # the element Duration, a float64 in milliseconds
+    content[at : at + 8] = struct.pack(">d", 36_000_000)
+    promising.write_bytes(content)
+    found = extractor(promising)
+    assert (len(found), found.notes) == (2, ("its pictures end after 2 of 36,000 s",))
     # A stream without an index, of which a middle part is overwritten.
     damaged = encode(tmp_path / "damaged.ts", seconds(6), codec="mpeg4")
     content = bytearray(damaged.read_bytes())

@@ -207,7 +207,7 @@ def _decode(
         notes.append(f"damaged: {damaged} packets could not be decoded ({reason}), the others were")
     ends = container.duration / 1e6 if container.duration else 0.0
     if chooser.chosen < min(int(ends), max_frames) - 1:
-        notes.append(f"its pictures end after {chooser.chosen} of {ends:.0f} s")
+        notes.append(f"its pictures end after {chooser.chosen} of {ends:,.0f} s")
     if chooser.full and ends >= max_frames + 1:
         notes.append(f"long: the first {max_frames} of {ends:,.0f} s were read")
     yield NOTES, json.dumps(notes).encode()
