@@ -64,3 +64,13 @@ def test_weight_averaging_has_the_parts_that_are_overridden():
     assert callable(callback._swap_models)
     assert callable(callback._copy_average_to_current)
     assert "n_averaged" in dict(AveragedModel(torch.nn.Linear(1, 1)).named_buffers())
+
+
+def test_a_module_can_forget_that_it_was_compiled():
+    """`yt8m.train.compiled` lets a network run as it is where `torch.compile` fails."""
+    module = torch.nn.Linear(1, 1)
+    module.compile(backend="eager")
+    assert callable(module._compiled_call_impl)
+    module._compiled_call_impl = None
+    assert module(torch.zeros(1, 1)).shape == (1, 1)
+    assert isinstance(torch._dynamo.config.recompile_limit, int)
