@@ -37,6 +37,12 @@ def test_no_videos_have_no_rank():
     assert not found.positives.any()
 
 
+def test_no_classes_have_no_best_one():
+    """As the genres of a dataset whose genres are unknown."""
+    assert top_classes(torch.empty(3, 0), 0).shape == (3, 0)
+    assert top_classes(torch.rand(3, 4000), 0).shape == (3, 0)
+
+
 def test_one_ranking_serves_all_metrics():
     torch.manual_seed(0)
     scores, labels = torch.rand(600, 900).round(decimals=2), torch.rand(600, 900) < 0.03

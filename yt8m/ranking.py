@@ -71,7 +71,7 @@ def _top_on_cpu(scores: Tensor, k: int) -> Tensor:
     """
     videos, classes = scores.shape
     whole = classes // BLOCK * BLOCK
-    if not videos or k * BLOCK > whole / 2 or classes > _CLASSES:
+    if not videos or not k or k * BLOCK > whole / 2 or classes > _CLASSES:
         return _top_of_blocks(scores, k)
     maxima = scores[:, :whole].view(videos, whole // BLOCK, BLOCK).amax(2).numpy()
     bound = np.partition(maxima, -k)[:, -k, None]
