@@ -4,7 +4,7 @@
     python benchmarks/checkpoint.py --width 0.125
 
 Saves `best.ckpt` and links `last.ckpt` to it, as a run does at the end of an epoch, and writes the same from the
-training thread for comparison.
+training thread for comparison. The first copy takes new memory; later ones, what a run on a CPU keeps.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from results import add_option, command, memory, report, spread
 
 from yt8m.models.nn_stream_lstm import NNStreamLSTM
 from yt8m.train.checkpoint import AtomicCheckpointIO, _write
+from yt8m.train.session import keep_freed_memory
 
 
 def make_checkpoint(width):
@@ -44,6 +45,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     add_option(parser)
     arguments = parser.parse_args()
+    keep_freed_memory()
     checkpoint, parameters = make_checkpoint(arguments.width)
     waited, behind, at_once, added = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
