@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test study docs clean
+.PHONY: train test study order docs clean
 
 train: .venv/installed
 	$(BIN)/python -m yt8m.train experiment=quickstart
@@ -21,6 +21,13 @@ study: .venv/installed
 	$(BIN)/python -m yt8m.train -m model=keras_nn,keras_bi_lstm,keras_stream_lstm,keras_nn_stream_lstm \
 	  model.width=0.125 trainer.max_epochs=15 hydra.sweep.dir=multirun/study/Keras
 	$(MAKE) docs/study.md
+
+# Which networks tell the order of events, from real runs on the embedded sample: the networks that are not the study's,
+# at an eighth of their width, and the study's, if `make study` was run.
+order: .venv/installed
+	$(BIN)/python -m yt8m.train -m model=logistic,moe,resmlp,fourier_net,frame_logistic,dbof,soft_dbow,gated_dbof,netvlad,netrvlad,netfv,nextvlad,mix_nextvlad,attention,lstm,gru,transformer \
+	  model.width=0.125 trainer.max_epochs=15 test=false hydra.sweep.dir=multirun/order
+	$(BIN)/python docs/order.py multirun/order $(wildcard multirun/study)
 
 # The generated parts of docs/models.md, from the classes of the networks.
 docs: .venv/installed
