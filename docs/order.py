@@ -12,7 +12,7 @@ from typing import NamedTuple
 from rich.progress import track
 
 from yt8m.report.per_class import ClassScore, class_stats
-from yt8m.report.runs import find_runs
+from yt8m.report.runs import FINISHED, find_runs
 
 PAGE = Path(__file__).parent / "order.md"
 FAMILIES = {"Order": "order only", "Rgb": "in rgb", "Audio": "in audio"}  # first word of a class's name
@@ -55,7 +55,8 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(folders: Sequence[str]) -> None:
     rows = []
-    for run in track(find_runs([Path(folder) for folder in folders]), "Scoring", transient=True):
+    runs = [run for run in find_runs([Path(folder) for folder in folders]) if run.status == FINISHED]
+    for run in track(runs, "Scoring", transient=True):
         aps = family_aps(class_stats(run.checkpoint, {}).classes)
         rows.append(Row(run.model, aps, run.number("params") or 0, run.number("epochs") or 0))
     PAGE.write_text(f"{TEXT}\n{table(rows)}", encoding="utf-8")
