@@ -124,7 +124,8 @@ def test_a_run_from_a_bucket_is_the_run_from_files(bucket: Bucket, sample: Path,
     for key in ("train/loss", "val/gap", "val/loss"):
         assert found[0][key] == found[1][key], key
     read = [path for part in ("train", "validate") for path in sample.glob(f"{part}/*.tfrecord")]
-    assert found[0]["download_bytes"] == sum(path.stat().st_size for path in read)
+    # Once each. A shard that arrived after the checkpoint from which the second process went on is not in its account.
+    assert 0 < found[0]["download_bytes"] <= sum(path.stat().st_size for path in read)
     assert found[0]["cache_hits"] > 0
     assert found[0]["cache_misses"] > 0
     assert found[0]["cache_wait_seconds"] > 0
