@@ -22,7 +22,8 @@ TEXT = """\
 Half of the embedded sample's classes come in pairs: event A, then event B, or B, then A, at random times. Both
 classes of a pair have the same frames, so a network that pools frames finds the pair but guesses which of the two it
 is: an average precision (AP) of about a half. Other classes show in the mean of rgb, or of audio. The table has the
-mean AP of each kind on the validation videos, by `best.ckpt` of the runs of `make order` and, if there, `make study`.
+mean AP of each kind on the validation videos, by `best.ckpt` of the finished runs of `make order` and, if there, `make
+study`.
 """
 
 
@@ -49,7 +50,7 @@ def table(rows: Sequence[Row]) -> str:
     lines = [f"| network | {' | '.join(FAMILIES.values())} | parameters | epochs |", "|---|" + "---:|" * 5]
     for row in sorted(rows, key=lambda row: -row.aps[0]):
         cells = " | ".join(f"{ap:.3f}" for ap in row.aps)
-        lines.append(f"| `{row.network}` | {cells} | {row.parameters / 1e6:.1f} M | {row.epochs:.0f} |")
+        lines.append(f"| `{row.network}` | {cells} | {row.parameters / 1e6:.2f} M | {row.epochs:.0f} |")
     return "\n".join(lines) + "\n"
 
 
