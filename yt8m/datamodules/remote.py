@@ -190,9 +190,7 @@ class RemoteShards(Shards):
                         self._fetcher.advance(first - start)
                     front = max(front, first)
                 yield numbers
-        except (
-            GeneratorExit
-        ):  # after the last batch was drawn, on the other hand, its shards are still needed
+        except GeneratorExit:  # not at the last batch, whose shards are still needed when it is drawn
             self._fetcher.end()
             raise
 
