@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yt8m.checkpoint import find_checkpoint, read_checkpoint
+from yt8m.checkpoint import find_checkpoint
 from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.datamodule import YT8MDataModule
 from yt8m.errors import ConfigError
@@ -90,15 +90,14 @@ def video_classifiers(
         paths = [find_checkpoint(name, Path(config["output_dir"]), "video_ckpt_path") for name in names]
     classifiers = []
     for path in paths:
-        level = read_checkpoint(path)["hyper_parameters"].get("level", "frame")
-        if level != "frame":
-            raise ConfigError(
-                f"video_ckpt_path: expected a network trained on dataset.level=frame, found {level} in {path}; set "
-                "video_ckpt_path to one of whole videos"
-            )
         one = VideoClassifier.load_from_checkpoint(
             path, max_frames=datamodule.max_frames, trusted_packages=config["trusted_packages"]
         )
+        if one.hparams.level != "frame":
+            raise ConfigError(
+                f"video_ckpt_path: expected a network trained on dataset.level=frame, found {one.hparams.level} in "
+                f"{path}; set video_ckpt_path to one of whole videos"
+            )
         check_same_task(one, first, path, segments_path, "video_ckpt_path", SAME_DATA)
         classifiers.append(one)
     return classifiers
