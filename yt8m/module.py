@@ -240,9 +240,8 @@ class VideoClassifier(pl.LightningModule):
         return None if batch.label_mask is None else self._dense(batch, batch.label_mask)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        if not isinstance(
-            batch, Batch
-        ):  # the example from which TensorBoard draws the graph, outside a trainer
+        # TensorBoard draws the graph from an example that is no batch, outside a trainer.
+        if not isinstance(batch, Batch):
             return batch
         return self.objective.sample(batch) if self.trainer.training else batch
 
@@ -341,9 +340,8 @@ class VideoClassifier(pl.LightningModule):
 
     def on_train_start(self) -> None:
         saved, self._saved_train_loss = self._saved_train_loss, None
-        if (
-            saved and saved["videos"] and self.global_rank == 0
-        ):  # the sum of all ranks: one of them resumes it
+        # The sum of all ranks: one of them resumes it.
+        if saved and saved["videos"] and self.global_rank == 0:
             self.train_loss.update(
                 torch.tensor(saved["total"] / saved["videos"], dtype=torch.float64, device=self.device),
                 saved["videos"],
