@@ -21,6 +21,6 @@ def test_networks_are_ranked_by_the_order_only_classes():
         order.Row("lstm", (0.93, 0.9, 0.8), 730_000, 15),
     ]
     assert order.table(rows).splitlines()[2:] == [
-        "| `lstm` | 0.930 | 0.900 | 0.800 | 0.7 M | 15 |",
-        "| `dbof` | 0.500 | 0.960 | 0.400 | 1.2 M | 8 |",
+        "| `lstm` | 0.930 | 0.900 | 0.800 | 0.73 M | 15 |",
+        "| `dbof` | 0.500 | 0.960 | 0.400 | 1.25 M | 8 |",
     ]
