@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, JSON, and the user's cache folder."""
 
 import contextlib
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +11,20 @@ from typing import Any
 import platformdirs
 
 from yt8m.errors import WriteError
+
+#: Bytes per write. Linux puts a larger write into large pages of its cache, which it often has to clear up first: up to
+#: six times slower.
+PIECE = 256 << 10
+
+
+class PiecewiseWriter(io.BufferedWriter):
+    """A file whose large writes reach the kernel in pieces."""
+
+    def write(self, data: Any, /) -> int:
+        view = memoryview(data).cast("B")
+        for start in range(0, len(view), PIECE):
+            super().write(view[start : start + PIECE])
+        return len(view)
 
 
 def cache_folder() -> Path:

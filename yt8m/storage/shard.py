@@ -13,12 +13,11 @@ from typing import Any
 import google_crc32c
 
 from yt8m.errors import ChangedError
+from yt8m.files import PIECE
 from yt8m.storage import transport, usage
 from yt8m.storage.cache import Cache
 
 BLOCK = 16 << 20  # bytes per request; each costs about 20 ms of a processor
-# Linux puts larger writes into large pages of its cache, which it often has to clear up first: up to six times slower.
-PIECE = 256 << 10  # bytes per write
 _AGAIN = "do not modify the data during a run, and start again"
 # What tells two versions of an object apart, best first; the keys of several file systems.
 _IDENTITIES = (

@@ -1,5 +1,6 @@
 """Writing checkpoints atomically, in the background."""
 
+import io
 import os
 import shutil
 import time
@@ -14,6 +15,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from yt8m.errors import ConfigError
+from yt8m.files import PiecewiseWriter
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -96,7 +98,7 @@ def _write(checkpoint: dict[str, Any], target: Path) -> None:
     partial = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
+        with PiecewiseWriter(io.FileIO(partial, "wb")) as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
