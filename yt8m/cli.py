@@ -176,7 +176,7 @@ def _run_job(name: str, task: str, config: Any) -> Any:
         settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
         validate(name, settings)
         module, _, function = task.partition(":")
-        with _ctrl_c_exits(), _scipy_on_demand():
+        with _ctrl_c_exits(), _fast_imports():
             imported = importlib.import_module(module)
         result = getattr(imported, function)(settings)
     except Exception as error:
@@ -192,6 +192,20 @@ def _run_job(name: str, task: str, config: Any) -> Any:
         # Not in the except block: as the context of this error, the first one would keep all that the job made.
         _fail(*failure)
     return result
+
+
+@contextmanager
+def _fast_imports() -> Iterator[None]:
+    """Import without garbage collection: modules stay, and to look through them is a seventh of an import's time."""
+    modules = len(sys.modules)
+    gc.disable()
+    try:
+        with _scipy_on_demand():
+            yield
+    finally:
+        gc.enable()
+        if len(sys.modules) > modules + 100:  # the first job of a multirun, before it has made anything
+            gc.freeze()
 
 
 @contextmanager

@@ -52,6 +52,9 @@ class Ensemble(pl.LightningModule):
 
     def mean(self, scores: Iterable[Tensor]) -> Tensor:
         """The weighted mean of the classifiers' probabilities, one `[B, C]` for each."""
+        if len(self.weights) == 1:
+            (only,) = scores
+            return only
         return cast(Tensor, sum(weight * one for weight, one in zip(self.weights, scores, strict=True)))
 
     def scores(self, batch: Batch) -> Iterator[Tensor]:
