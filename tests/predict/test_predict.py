@@ -280,7 +280,7 @@ def test_a_file_that_is_there_stays_unless_told(predict, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("what", ["Ctrl-C", "SIGTERM", "error"])
-def test_an_interrupted_run_leaves_no_file(predict, tmp_path, monkeypatch, what):
+def test_an_interrupted_run_leaves_no_file(predict, tmp_path, monkeypatch, capsys, what):
     from yt8m.predict.ensemble import Ensemble
 
     steps = []
@@ -303,6 +303,8 @@ def test_an_interrupted_run_leaves_no_file(predict, tmp_path, monkeypatch, what)
         predict()
     signal.signal(signal.SIGINT, interrupt)  # Lightning ignores it from the first Ctrl-C on
     assert ended.value.code not in (0, None)
+    if what == "SIGTERM":
+        assert f"stopped by SIGTERM; {tmp_path / 'out.csv'} was not written\n" in capsys.readouterr().err
     assert len(steps) == 2
     assert list(tmp_path.glob("out.csv*")) == []
 

@@ -121,11 +121,7 @@ class FourierNet(nn.Module):
     ) -> Tensor:
         """Scalar: the sum of the branches' losses, so that each trains as it would alone.
 
-        Args:
-            inputs: what `forward` takes.
-            labels: `[B, C]`.
-            mask: which labels were rated, `[B, C]`; None: all.
-            loss: the run's loss, `(logits [B, C], labels, mask) -> scalar`.
+        Arguments as `yt8m.module.VideoClassifier` describes them.
         """
         branches = self.branch_logits(inputs[0]).unbind(1)
         return torch.stack([loss(logits, labels, mask) for logits in branches]).sum()

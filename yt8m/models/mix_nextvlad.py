@@ -114,11 +114,7 @@ class MixNeXtVLAD(nn.Module):
     ) -> Tensor:
         """Scalar: the loss of the mixture and of every branch, and the branches' divergence from the mixture.
 
-        Args:
-            inputs: what `forward` takes.
-            labels: `[B, C]`.
-            mask: which labels were rated, `[B, C]`; None: all.
-            loss: the run's loss, `(logits [B, C], labels, mask) -> scalar`.
+        Arguments as `yt8m.module.VideoClassifier` describes them.
         """
         _, frames, num_frames = inputs
         branches = self.branch_logits(frames, num_frames)

@@ -3,6 +3,7 @@
 import os
 import signal
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -72,6 +73,8 @@ class OutputFile(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if trainer.received_sigterm:  # Lightning checks it only in training
+            if trainer.is_global_zero:
+                print(f"stopped by SIGTERM; {self.path} was not written", file=sys.stderr)
             raise SIGTERMException(128 + signal.SIGTERM)
         own = None if outputs is None else self._best(outputs, batch.ids, pl_module.first)
         for predictions in _gather(own, trainer):
