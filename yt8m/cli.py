@@ -51,9 +51,8 @@ def command(
 
     def main() -> None:
         for stream in (sys.stdout, sys.stderr):
-            cast(TextIOWrapper, stream).reconfigure(
-                errors="replace"
-            )  # a terminal's encoding may lack a character of a name
+            # A terminal's encoding may lack a character of a name.
+            cast(TextIOWrapper, stream).reconfigure(errors="replace")
         try:
             logging.raiseExceptions = False  # a log file on a full disk must not hide the error itself
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print in several lines.

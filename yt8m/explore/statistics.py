@@ -210,9 +210,8 @@ class ClassScores:
     def __init__(self, overview: Overview, classes: np.ndarray, features: dict[str, int]):
         self.classes = classes
         self.together = np.zeros((len(classes), len(classes)), np.int64)  # [K, K] videos with both
-        self.histograms = np.zeros(
-            (len(features), len(classes), 2, len(EDGES) - 1), np.int64
-        )  # without, with
+        # The third axis: videos without the class, and with it.
+        self.histograms = np.zeros((len(features), len(classes), 2, len(EDGES) - 1), np.int64)
         self._level, self._quantization, self._seen = overview.level, overview.quantization, 0
         self._place = np.full(len(overview.label_counts), -1)
         self._place[classes] = np.arange(len(classes))

@@ -67,12 +67,7 @@ class SaveOnStop(Callback):
             for process in getattr(self._launcher, "procs", None) or []:
                 process.kill()
             # Not through `print`, which may be in the middle of a line; the first sequence shows the cursor again.
-            os.write(
-                2,
-                b"\x1b[?25h\ninterrupted again: not saved\n"
-                if os.isatty(2)
-                else b"interrupted again: not saved\n",
-            )
+            os.write(2, (b"\x1b[?25h\n" if os.isatty(2) else b"") + b"interrupted again: not saved\n")
             os._exit(130)
         if not self._signal and number == signal.SIGINT:
             os.write(2, b"\ninterrupted: saving after this batch; press Ctrl-C again to leave at once\n")

@@ -99,9 +99,8 @@ class TensorBoardPictures(Callback):
 
     def _picture(self, trainer: pl.Trainer, batch: Batch) -> None:
         frames = batch.features[: int(batch.num_frames[0])].float().cpu()  # [T, D]
-        frames = frames.repeat_interleave(
-            max(1, frames.shape[1] // (2 * len(frames))), dim=0
-        )  # wide enough to see
+        # Wide enough to see.
+        frames = frames.repeat_interleave(max(1, frames.shape[1] // (2 * len(frames))), dim=0)
         for writer in _writers(trainer):
             writer.add_image("frames", heat_map(frames), trainer.global_step, dataformats="HWC")
 
