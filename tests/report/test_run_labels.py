@@ -42,6 +42,12 @@ def test_a_run_without_the_override_shows_the_default_or_nothing():
     assert labels(default, limited) == ["nn", "limit_videos=100"]
 
 
+def test_a_group_that_is_empty_is_not_shown():
+    none = ({"scheduler": "none"}, config(scheduler={}))
+    cosine = ({"scheduler": "cosine"}, config(**{"scheduler._target_": "yt8m.schedulers.Cosine"}))
+    assert labels(none, cosine) == ["nn", "scheduler=Cosine"]
+
+
 def test_settings_that_change_together_are_named_once():
     runs = [
         ({"experiment": f"small/{m}", "seed": s}, config(m, seed=int(s)))
