@@ -26,6 +26,9 @@ _NOT_HYPER = (
     "dataset.num_workers",
     "trainer.default_root_dir",
     "trainer.log_every_n_steps",
+    "trainer.check_val_every_n_epoch",
+    "trainer.val_check_interval",
+    "trainer.num_sanity_val_steps",
     "trainer.enable_",
     "trainer._target_",
 )
