@@ -14,6 +14,8 @@ from tests.training import run_command
 from yt8m.__main__ import commands
 
 HYDRA_COMMANDS = sorted(set(commands()) - {"agent"})
+# Output that cannot be written is then found out at the end only.
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
 
 def call(*arguments: str, **options) -> subprocess.CompletedProcess:
@@ -152,6 +154,7 @@ def test_a_reader_of_the_output_may_leave():
     done = subprocess.run(
         f"{sys.executable} -m yt8m.train --help | head -1",
         shell=True,
+        env=BUFFERED,
         capture_output=True,
         text=True,
         timeout=60,
@@ -228,7 +231,13 @@ def test_surroundings_that_fail_end_in_one_line(tmp_path, tiny_sample):
     }
     for line, (code, expected) in cases.items():
         done = subprocess.run(
-            ["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=120, errors="replace"
+            ["bash", "-c", line],
+            cwd=tmp_path,
+            env=BUFFERED,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            errors="replace",
         )
         assert done.returncode == code, (line, done.stderr)
         assert expected in done.stderr, (line, done.stderr)

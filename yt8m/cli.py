@@ -59,7 +59,7 @@ def command(
             sys.argv[1:] = map(_expand_home, rewrite(sys.argv[1:]) if rewrite else sys.argv[1:])
             _note("began")
             if {"--help", "-h"} & {*sys.argv[1:]}:
-                print(_help(name))
+                print(_help(name), flush=True)
                 return
             # Hydra 1.4 deprecates what Hydra 1.3 warns about if it is missing.
             warnings.filterwarnings("ignore", message="The version_base parameter is deprecated")
@@ -73,7 +73,7 @@ def command(
         except KeyboardInterrupt as stop:
             end(130, str(stop) or "interrupted")
         except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             sys.exit(1)
         except SystemExit as stop:
             if stop.code:  # None where Lightning obeyed a SIGTERM, by which a sweep stops a run early
@@ -152,7 +152,16 @@ def _remedy(error: OSError) -> str:
 def end(code: int, message: str) -> NoReturn:
     """End the process with one line about why."""
     print(message, file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # such as a full disk, which may be why
+        _discard_output()
     sys.exit(code)
+
+
+def _discard_output() -> None:
+    """Let the interpreter, when it exits, write to nowhere what standard output would not take: it would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _help(name: str) -> str:
