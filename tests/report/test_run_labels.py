@@ -43,7 +43,7 @@ def test_a_run_without_the_override_shows_the_default_or_nothing():
 
 
 def test_a_group_that_is_empty_is_not_shown():
-    none = ({"scheduler": "none"}, config(scheduler={}))
+    none = ({"scheduler": "none"}, config(scheduler="{}"))
     cosine = ({"scheduler": "cosine"}, config(**{"scheduler._target_": "yt8m.schedulers.Cosine"}))
     assert labels(none, cosine) == ["nn", "scheduler=Cosine"]
 

@@ -76,6 +76,6 @@ def setting(run: Run, key: str) -> str | None:
         value = str(run.config[f"{key}._target_"]).rpartition(".")[2]
     if value is None:
         value = run.overrides.get(key)
-    if value is None or value in ("null", "None", "", "{}", {}):  # an empty group is none
+    if value is None or value in ("null", "None", "", "{}"):  # the last: an empty group
         return None
     return clean(f"{value:g}" if isinstance(value, float) else value, _LONGEST_VALUE)
