@@ -26,9 +26,7 @@ COMMANDS = sorted(path.parent.name for path in Path(__file__).parents[1].glob("y
 FIRST_STEP = """
 import os, sys
 from yt8m import cli
-with cli._fast_imports():
-    from yt8m.train.stats import RunStats
-RunStats.on_train_batch_end = lambda *_: os._exit(0)
+cli._import("yt8m.train.stats").RunStats.on_train_batch_end = lambda *_: os._exit(0)
 from yt8m.train.__main__ import main
 main()
 """
