@@ -1,5 +1,6 @@
 """The entry point of all commands: help, suggestions, exit codes, the console script and its completion."""
 
+import logging
 import os
 import shlex
 import shutil
@@ -121,6 +122,27 @@ def test_types_and_ranges_are_checked_for_every_command(capsys, tmp_path):
             assert ": expected " in error
             assert ", found " in error
             assert error.count("\n") == 1, error
+
+
+def test_a_warning_is_printed_by_commands_that_keep_no_log(capsys, tmp_path):
+    """And one command does not silence those after it in the process, as Hydra's option `disabled` would."""
+    log = logging.getLogger("yt8m.storage.transport")
+    for name, arguments in {
+        "score": f"submission={tmp_path}/x.csv labels={tmp_path}",
+        "verify": f"dataset=yt8m_video dataset.root={tmp_path}/absent",
+        "explore": f"dataset=yt8m_video dataset.root={tmp_path}/absent",
+        "extract": f"videos={tmp_path}/x.mp4 output={tmp_path}/absent",
+        "download": "partition=x",
+        "report": f"runs={tmp_path}/absent",
+    }.items():
+        with pytest.raises(SystemExit):
+            run_command(name, *arguments.split(), f"hydra.run.dir={tmp_path}")
+        error = capsys.readouterr().err
+        assert error.startswith("error: "), (name, error)
+        assert error.count("\n") == 1, (name, error)
+        log.warning("attempt %d failed", 1)
+        log.info("not for the terminal")
+        assert capsys.readouterr().err == "attempt 1 failed\n", name
 
 
 def test_a_missing_mandatory_value_is_named(capsys):

@@ -250,7 +250,7 @@ def _fail(message: str, code: int) -> NoReturn:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         job = HydraConfig.get().job
         raise CompactHydraException(f"job {job.num} ({job.override_dirname}) failed: {message}")
-    if logging.getLogger().handlers:  # which have printed it
+    if log.isEnabledFor(logging.ERROR):  # which has printed it
         sys.exit(code)
     end(code, f"error: {message}")
 

@@ -218,6 +218,7 @@ def test_a_bad_argument_is_answered_in_one_line(root: Path, tmp_path: Path, caps
         "dataset=yt8m_frame",
         f"dataset.root={root}",
         "dataset.train=train/*",
+        "dataset.num_classes=40",  # as many as have names, or a warning would come first
         f"output={tmp_path / 'out'}",
     )
     for override, expected in cases.items():
