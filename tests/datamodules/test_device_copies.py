@@ -4,6 +4,7 @@ import ctypes
 import gc
 import logging
 import mmap
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,24 +20,49 @@ CUDA = torch.device("cuda")
 
 
 @pytest.fixture
-def events(monkeypatch):
-    """Fake CUDA events; an event is done when its entry says so."""
-    made = []
+def cuda(monkeypatch):
+    """A fake CUDA: `queued` holds (stream, what) in order, `events` those made; one is done when it says so."""
+    fake = SimpleNamespace(queued=[], events=[], streams=["computing"], made=0)
 
     class Event:
         def __init__(self):
             self.done = False
-            made.append(self)
+            fake.events.append(self)
 
         def record(self):
-            pass
+            fake.queued.append((fake.streams[-1], "record", self))
 
         def query(self):
             return self.done
 
+    class Computing:
+        def wait_event(self, event):
+            fake.queued.append(("computing", "wait", event))
+
+    class Moved:
+        def tensors(self):
+            return {"features": SimpleNamespace(record_stream=lambda _: fake.queued.append("kept"))}
+
+    @contextmanager
+    def entered(stream):
+        fake.streams.append(stream)
+        yield
+        fake.streams.pop()
+
+    def stream_of(device):
+        fake.made += 1
+        return f"copies to {device}"
+
+    def to(self, device, non_blocking=False):
+        fake.queued.append((fake.streams[-1], "copy", non_blocking))
+        return Moved()
+
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(Batch, "to", lambda self, device, non_blocking: "moved")
-    return made
+    monkeypatch.setattr(torch.cuda, "Stream", stream_of)
+    monkeypatch.setattr(torch.cuda, "stream", entered)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Computing())
+    monkeypatch.setattr(Batch, "to", to)
+    return fake
 
 
 def make(alive: list) -> Batch:
@@ -49,27 +75,56 @@ def make(alive: list) -> Batch:
     return Batch(["a"], torch.from_numpy(array), torch.tensor([2]))
 
 
-def test_a_source_lives_until_its_copy_is_done(events):
+def test_a_copy_waits_for_no_step_and_its_step_waits_for_it(cuda):
+    copies = DeviceCopies()
+    for _ in range(2):
+        cuda.queued.clear()
+        copies.move(make([]), CUDA)
+        event = cuda.events[-1]
+        assert cuda.queued == [
+            ("copies to cuda", "copy", True),
+            ("copies to cuda", "record", event),
+            ("computing", "wait", event),
+            "kept",
+        ]
+    assert cuda.made == 1
+
+
+def test_a_source_lives_until_its_copy_is_done(cuda):
     copies, alive = DeviceCopies(), []
-    assert copies.move(make(alive), CUDA) == "moved"
+    copies.move(make(alive), CUDA)
     gc.collect()
     assert alive == [1]  # the caller dropped the batch, the copy has not run
     copies.move(make(alive), CUDA)
     assert len(alive) == 2
-    events[0].done = True
+    cuda.events[0].done = True
     copies.move(make(alive), CUDA)
     assert len(alive) == 2  # the first is gone, two copies are under way
-    for event in events:
+    for event in cuda.events:
         event.done = True
     copies.move(make(alive), CUDA)
     assert len(alive) == 1  # copies finish in order, and the last has just begun
 
 
-def test_nothing_is_kept_for_a_copy_that_waits(events):
+def test_nothing_is_kept_for_a_copy_that_waits(cuda):
     copies, alive = DeviceCopies(), []
     copies.move(make(alive), torch.device("cpu"))
     assert not alive
-    assert not events
+    assert cuda.queued == [("computing", "copy", False)]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gets_what_was_sent():
+    """Fifty batches, whose memory on the GPU is used again while steps may still read it."""
+    copies, device = DeviceCopies(), torch.device("cuda", 0)
+    sums, expected = [], []
+    for number in range(50):
+        source = torch.full((1 << 20, 4), number % 256, dtype=torch.uint8).pin_memory()
+        moved = copies.move(Batch(["a"], source, torch.tensor([4])), device)
+        sums.append(moved.features.sum())
+        expected.append(4 * (1 << 20) * number)
+        del moved
+    assert torch.stack(sums).tolist() == expected
 
 
 @pytest.fixture

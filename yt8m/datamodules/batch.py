@@ -1,7 +1,7 @@
 """What a dataset returns: a batch of videos, ragged."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, cast
 
 import torch
@@ -49,22 +49,17 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of the batch by the name of their field."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch with all its tensors on ``device``."""
-
-        def move(tensor: Any) -> Any:
-            return None if tensor is None else tensor.to(device, non_blocking=non_blocking)
-
-        return replace(
-            self,
-            features=move(self.features),
-            num_frames=move(self.num_frames),
-            label_index=move(self.label_index),
-            label_mask=move(self.label_mask),
-            videos=move(self.videos),
-            first=move(self.first),
-            marks=move(self.marks),
-        )
+        moved = {
+            name: tensor.to(device, non_blocking=non_blocking) for name, tensor in self.tensors().items()
+        }
+        return replace(self, **cast(dict[str, Any], moved))
 
     def split(self, rows: int) -> Iterator["Batch"]:
         """The rows of a batch of segments with context, a few at a time, without labels; all share the features."""

@@ -139,7 +139,7 @@ class Loader:
 
 
 class DeviceCopies:
-    """Moves batches to a device, and keeps each source alive until an asynchronous copy has read it.
+    """Moves batches to a device, beside the computations there, and keeps each source alive until its copy is done.
 
     Without that, a batch that the caller drops would free its slot, and a reader would overwrite the bytes that the
     GPU is about to copy.
@@ -147,16 +147,31 @@ class DeviceCopies:
 
     def __init__(self) -> None:
         self._in_flight: deque[tuple[torch.cuda.Event, Batch]] = deque()
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
 
     def move(self, batch: Batch, device: torch.device) -> Batch:
-        """The batch on ``device``; does not wait for the copy."""
-        moved = batch.to(device, non_blocking=True)
-        if device.type == "cuda":
+        """The batch on ``device``; does not wait for the copy, nor does the copy wait for the step before it.
+
+        A CUDA device copies on a stream of its own, and its computing stream waits for that. So the copy of a batch
+        overlaps with the step on the one before, which is still being computed when the next batch is asked for.
+        """
+        if device.type != "cuda":
+            return batch.to(device)
+        if device not in self._streams:
+            self._streams[device] = torch.cuda.Stream(device)
+        with torch.cuda.stream(self._streams[device]):
+            moved = batch.to(device, non_blocking=True)
             copied = torch.cuda.Event()
             copied.record()
-            self._in_flight.append((copied, batch))
-            while self._in_flight and self._in_flight[0][0].query():
-                self._in_flight.popleft()
+        computing = torch.cuda.current_stream(device)
+        computing.wait_event(copied)
+        for tensor in moved.tensors().values():
+            tensor.record_stream(
+                computing
+            )  # or the next copy could take its memory while a step still reads it
+        self._in_flight.append((copied, batch))
+        while self._in_flight and self._in_flight[0][0].query():
+            self._in_flight.popleft()
         return moved
 
 
