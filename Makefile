@@ -25,7 +25,7 @@ study: .venv/installed
 # Which networks tell the order of events, from real runs on the embedded sample: the networks that are not the study's,
 # at an eighth of their width, and the study's, if `make study` was run.
 order: .venv/installed
-	$(BIN)/python -m yt8m.train -m model=logistic,moe,resmlp,fourier_net,frame_logistic,dbof,soft_dbow,gated_dbof,netvlad,netrvlad,netfv,nextvlad,mix_nextvlad,attention,lstm,gru,transformer \
+	$(BIN)/python -m yt8m.train -m model=logistic,moe,resmlp,fourier_net,frame_logistic,fourier_attention,dbof,soft_dbow,gated_dbof,netvlad,netrvlad,netfv,nextvlad,mix_nextvlad,attention,lstm,gru,transformer \
 	  model.width=0.125 trainer.max_epochs=15 test=false hydra.sweep.dir=multirun/order
 	$(BIN)/python docs/order.py multirun/order $(wildcard multirun/study)
 

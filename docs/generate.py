@@ -28,6 +28,7 @@ FAMILIES = {  # a network that is not here comes under OTHERS
     "Video level": ["logistic", "moe", "resmlp", "fourier_net"],
     "Frames in bags and clusters": [
         "frame_logistic",
+        "fourier_attention",
         "dbof",
         "soft_dbow",
         "gated_dbof",

@@ -1,6 +1,7 @@
 """What training minimizes, against loops over videos."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from yt8m.datamodules.batch import Batch
 from yt8m.errors import ConfigError
 from yt8m.losses import BCE
 from yt8m.module import VideoClassifier
-from yt8m.objective import Mix, drop_streams, subsample
+from yt8m.objective import Mix, drop_streams, splice, subsample
 
 SIZES = {"rgb": 6, "audio": 2}
 CLASSES = 5
@@ -159,6 +160,43 @@ def test_subsampled_frames_are_distinct_in_order_and_uniform(batch):
     assert subsample(batch, 7) is batch
 
 
+def test_spliced_videos_have_half_of_two_videos_and_the_labels_of_both(batch):
+    batch.features = torch.arange(15.0)[:, None].expand(15, 8)  # each frame is its number
+    counts, owner = [3, 1, 7, 4], [0] * 3 + [1] + [2] * 7 + [3] * 4
+    labels = [{c for row, c in batch.label_index.tolist() if row == video} for video in range(4)]
+    torch.manual_seed(0)
+    times, seen = torch.zeros(4, 4), torch.zeros(15)
+    for _ in range(1000):
+        spliced = splice(batch, 0.6)
+        parts = spliced.features[:, 0].long().split(spliced.num_frames.tolist())
+        assert spliced.longest == max(map(len, parts))
+        pairs = spliced.label_index.tolist()
+        assert pairs == sorted(pairs)
+        for video, part in enumerate(parts):
+            videos = [owner[frame] for frame in part]
+            other = videos[0]
+            found = {c for row, c in pairs if row == video}
+            if other == video:
+                assert torch.equal(part, torch.tensor([f for f in range(15) if owner[f] == video]))
+                assert (spliced.ids[video], found) == (batch.ids[video], labels[video])
+            else:
+                given, kept = counts[other] // 2, counts[video] - counts[video] // 2
+                assert videos == [other] * given + [video] * kept
+                for half in part.split([given, kept]):
+                    assert half.tolist() == sorted(set(half.tolist()))
+                assert spliced.ids[video] == f"{batch.ids[video]}+{batch.ids[other]}"
+                assert found == labels[video] | labels[other]
+                seen[part[:given]] += 1
+            times[video, other] += 1
+    assert not times[[0, 2, 3], 1].any()  # one frame has no half
+    # Each of the others with 0.6 · 1/4, the same frames as often as one another.
+    for video, other in ((0, 2), (0, 3), (1, 0), (1, 2), (1, 3), (2, 0), (2, 3), (3, 0), (3, 2)):
+        assert times[video, other] == pytest.approx(150, abs=50)
+    for frames in (seen[:3], seen[4:11], seen[11:]):
+        np.testing.assert_allclose(frames / frames.mean(), torch.ones(len(frames)), atol=0.25)
+    assert splice(replace(batch, label_index=None), 1.0).ids == batch.ids  # the loss will ask for labels
+
+
 def test_a_batch_on_a_device_is_never_read_from_the_host(batch, monkeypatch):
     """Reading a value of a meta tensor raises; reading one from a GPU would force a sync."""
     # The meta device lacks this one operation.
@@ -171,7 +209,12 @@ def test_a_batch_on_a_device_is_never_read_from_the_host(batch, monkeypatch):
 def test_settings_that_do_not_fit_the_data_are_refused():
     for options, says in (
         ({"level": "segment", "mixup": 0.4}, "mixup: expected videos whose every label is known, .*=segment"),
+        (
+            {"level": "segment", "splice": 0.4},
+            "splice: expected videos whose every label is known, .*=segment",
+        ),
         ({"level": "video", "frame_subsample": 3}, "frame_subsample: expected frame-level data, .*=video"),
+        ({"level": "video", "splice": 0.4}, "splice: expected frame-level data, .*=video"),
         (
             {"feature_sizes": {"rgb": 8}, "stream_dropout": 0.1},
             "stream_dropout: expected two features or more, found only rgb",

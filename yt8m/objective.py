@@ -54,6 +54,7 @@ class Objective:
         label_smoothing: ε. A label y becomes (1 − ε)·y + ε/C (Szegedy et al. 2016, section 7).
         stream_dropout: probability of dropping a feature of a video (`drop_streams`).
         frame_subsample: train on at most this many frames of each video (`subsample`); None takes all.
+        splice: probability of replacing half of a video's frames by those of another video (`splice`).
         unrated: of segments, classes that a segment was not rated for are `ignored`, or `negative`, as in the reference
             trainer.
         distillation: `{"temperature": T, "weight": w}`, by default 1 and 0.5.
@@ -74,23 +75,29 @@ class Objective:
         label_smoothing: float = 0,
         stream_dropout: float = 0,
         frame_subsample: int | None = None,
+        splice: float = 0,
         unrated: str = "ignored",
         distillation: Mapping[str, float] | None = None,
     ):
-        if mixup and level == "segment":
-            raise ConfigError(
-                "mixup: expected videos whose every label is known, found dataset.level=segment, whose segments are "
-                "rated for few classes; set mixup=0"
-            )
+        for key, value in (("mixup", mixup), ("splice", splice)):
+            if value and level == "segment":
+                raise ConfigError(
+                    f"{key}: expected videos whose every label is known, found dataset.level=segment, whose segments "
+                    f"are rated for few classes; set {key}=0"
+                )
         if stream_dropout and len(feature_sizes) < 2:
             raise ConfigError(
                 f"stream_dropout: expected two features or more, found only {', '.join(feature_sizes)}; set "
                 "stream_dropout=0"
             )
-        if frame_subsample and level == "video":
-            raise ConfigError(
-                "frame_subsample: expected frame-level data, found dataset.level=video; set frame_subsample=null"
-            )
+        for key, wanted, off in (
+            ("frame_subsample", bool(frame_subsample), "null"),
+            ("splice", splice > 0, "0"),
+        ):
+            if wanted and level == "video":
+                raise ConfigError(
+                    f"{key}: expected frame-level data, found dataset.level=video; set {key}={off}"
+                )
         self.feature_sizes = dict(feature_sizes)
         self.mixup, self.label_smoothing = mixup, label_smoothing
         if unrated == "negative" and level != "segment":
@@ -99,14 +106,16 @@ class Objective:
                 "all classes"
             )
         self.unrated = unrated
-        self.stream_dropout, self.frame_subsample = stream_dropout, frame_subsample
+        self.stream_dropout, self.frame_subsample, self.splice = stream_dropout, frame_subsample, splice
         distillation = distillation or {}
         self.temperature, self.weight = distillation.get("temperature", 1), distillation.get("weight", 0.5)
         self.teachers: Sequence[Teacher] = ()
 
     def sample(self, batch: Batch) -> Batch:
         """The frames to train on, of a batch on the CPU: there the number of frames is known without a sync."""
-        return batch if self.frame_subsample is None else subsample(batch, self.frame_subsample)
+        if self.frame_subsample is not None:
+            batch = subsample(batch, self.frame_subsample)
+        return splice(batch, self.splice) if self.splice else batch
 
     def __call__(self, classifier: "VideoClassifier", batch: Batch) -> Tensor:
         """The loss of a batch that `sample` returned, on the classifier's device; a scalar."""
@@ -213,12 +222,51 @@ def subsample(batch: Batch, count: int) -> Batch:
     """
     if batch.longest <= count:
         return batch
-    num_frames = batch.num_frames
+    num_frames = batch.num_frames.clamp(max=count)
+    chosen = _random_frames(batch.num_frames, num_frames)
+    return replace(batch, features=batch.features[chosen], num_frames=num_frames, longest=count)
+
+
+def splice(batch: Batch, probability: float) -> Batch:
+    """Replace half of the frames of some videos by half of those of another video of the batch; labels are of both.
+
+    Such a video has ⌊n'/2⌋ random frames of the other, then ⌈n/2⌉ of its own, each in their order in time, and an id
+    made of both, which no stored prediction has. So a network learns to find what only some of the frames show.
+
+    Args:
+        batch: of frames, on the CPU. Without labels it stays as it is.
+        probability: of replacing half of a video; none by a video of one frame.
+    """
+    size, label_index = len(batch), batch.label_index
+    if label_index is None:
+        return batch
+    partner = torch.randperm(size)
+    spliced = (
+        (torch.rand(size) < probability) & (partner != torch.arange(size)) & (batch.num_frames[partner] > 1)
+    )
+    source = partner.argsort()  # the video that gets frames of video i
+    given = torch.where(spliced[source], batch.num_frames // 2, 0)
+    kept = torch.where(spliced, batch.num_frames - batch.num_frames // 2, batch.num_frames)
+    chosen = torch.cat([_random_frames(batch.num_frames, count) for count in (given, kept)])
+    rows = torch.cat([source.repeat_interleave(given), torch.arange(size).repeat_interleave(kept)])
+    num_frames = kept + given[partner]
+    from_partner = torch.stack([source[label_index[:, 0]], label_index[:, 1]], dim=1)
+    from_partner = from_partner[spliced[from_partner[:, 0]]]
+    pairs = zip(batch.ids, partner.tolist(), spliced.tolist(), strict=True)
+    return replace(
+        batch,
+        ids=[f"{name}+{batch.ids[other]}" if both else name for name, other, both in pairs],
+        features=batch.features[chosen[rows.argsort(stable=True)]],
+        num_frames=num_frames,
+        longest=int(num_frames.max()) if size else 0,
+        label_index=torch.unique(torch.cat([label_index, from_partner]), dim=0),
+    )
+
+
+def _random_frames(num_frames: Tensor, counts: Tensor) -> Tensor:
+    """Positions among the frames of all videos of `counts` random ones of each video, int64, ascending."""
     rows = torch.repeat_interleave(num_frames)  # [N]
     shuffled = torch.rand(len(rows)).argsort()
     shuffled = shuffled[rows[shuffled].argsort(stable=True)]  # video by video, the frames of each shuffled
     starts = num_frames.cumsum(0) - num_frames
-    chosen = shuffled[torch.arange(len(rows)) - starts[rows] < count].sort().values
-    return replace(
-        batch, features=batch.features[chosen], num_frames=num_frames.clamp(max=count), longest=count
-    )
+    return shuffled[torch.arange(len(rows)) - starts[rows] < counts[rows]].sort().values

@@ -140,6 +140,7 @@ class Objective(_Section):
     label_smoothing: Share = 0
     stream_dropout: Share = 0
     frame_subsample: Count | None = None
+    splice: Share = 0
     unrated: Literal["ignored", "negative"] = "ignored"
     distillation: Distillation | None = None
 

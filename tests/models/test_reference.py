@@ -21,6 +21,7 @@ PARAMETERS = {  # 3,862 classes, rgb 1024 and audio 128
     "transformer": 47_052_332,
     "resmlp": 27_072_278,
     "fourier_net": 10_274_582,
+    "fourier_attention": 9_093_910,
 }
 FEATURES = [{"rgb": 7, "audio": 4}, {"audio": 5}, {"rgb": 4, "audio": 3, "text.v2": 5}]
 CLASSES = 6
@@ -159,19 +160,33 @@ def resmlp(w, video, frames, sizes):
     return w.dense("classifier", relu(norm("norm", x)))
 
 
-def fourier_net(w, video, frames, sizes):
+def scaled_features(x, sizes):
     scales, parts, start = {"rgb": 1.0, "audio": 0.4}, [], 0
     for name, size in sizes.items():
-        part = np.array([video[start + j] / (j + 1) ** 0.25 for j in range(size)])
-        length = scales.get(name, 1.0) * math.sqrt(len(video))
-        parts.append(length * part / math.sqrt(sum(part**2)))
+        part = np.array([x[start + j] / (j + 1) ** 0.25 for j in range(size)])
+        parts.append(scales.get(name, 1.0) * math.sqrt(len(x)) * part / math.sqrt(sum(part**2)))
         start += size
-    x = np.concatenate(parts)
+    return np.concatenate(parts)
+
+
+def fourier_net(w, video, frames, sizes):
+    x = scaled_features(video, sizes)
     branches = [
         w.dense(f"branches.{n}.classifier", math.sqrt(2) * np.cos(w.dense(f"branches.{n}.hidden", x)))
         for n in range(2)
     ]
     return sum(branches) / 2
+
+
+def fourier_attention(w, video, frames, sizes):
+    mean = sum(frames) / len(frames)
+    hidden = [math.sqrt(2) * np.cos(w.dense("hidden", scaled_features(x + mean, sizes))) for x in frames]
+    logits = [w.dense("classifier", x) for x in hidden]
+    odds = []
+    for c in range(CLASSES):
+        shares = softmax([w["attention.weight"][c] @ x for x in hidden])
+        odds.append(sum(share * math.exp(z[c]) for share, z in zip(shares, logits, strict=True)))
+    return np.log(odds)
 
 
 def test_a_new_fourier_net_is_a_gaussian_kernel():
@@ -210,7 +225,18 @@ def test_parameter_counts():
 
 @pytest.mark.parametrize(
     "reference",
-    [logistic, moe, frame_logistic, lstm, gru, attention, transformer, resmlp, fourier_net],
+    [
+        logistic,
+        moe,
+        frame_logistic,
+        lstm,
+        gru,
+        attention,
+        transformer,
+        resmlp,
+        fourier_net,
+        fourier_attention,
+    ],
     ids=lambda reference: reference.__name__,
 )
 @torch.no_grad()

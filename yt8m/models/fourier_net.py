@@ -1,19 +1,17 @@
 """Trained random Fourier features of the video vector: kernel machines that scale."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from yt8m.errors import ConfigError
 from yt8m.layers.arguments import number
-from yt8m.layers.features import match_features, split_features
+from yt8m.layers.features import match_features
+from yt8m.layers.fourier import FEATURE_SCALES, cosines, scale_features, start_as_kernel_machine
 from yt8m.layers.precision import precise
 from yt8m.layers.widths import scaled
 
-FEATURE_SCALES = {"rgb": 1.0, "audio": 0.4, "default": 1.0}
 MOST_BRANCHES = 100
 
 
@@ -25,13 +23,10 @@ class Branch(nn.Module):
         self.hidden = nn.Linear(size, hidden_size)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(hidden_size, num_classes)
-        nn.init.normal_(self.hidden.weight, std=bandwidth / math.sqrt(size))
-        nn.init.uniform_(self.hidden.bias, 0, 2 * math.pi)
-        nn.init.normal_(self.classifier.weight, std=0.01 / math.sqrt(hidden_size))
-        nn.init.constant_(self.classifier.bias, -6)  # few of the classes are true
+        start_as_kernel_machine(self.hidden, self.classifier, bandwidth)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.dropout(math.sqrt(2) * self.hidden(x).cos()))
+        logits: Tensor = self.classifier(self.dropout(cosines(self.hidden(x))))
         return logits
 
 
@@ -105,11 +100,7 @@ class FourierNet(nn.Module):
 
     def branch_logits(self, video: Tensor) -> Tensor:
         """Logits of every branch, `[B, branches, C]`."""
-        parts, root = [], math.sqrt(video.shape[-1])
-        for part, scale in zip(split_features(video, self.feature_sizes), self.feature_scales, strict=True):
-            columns = torch.arange(1, part.shape[-1] + 1, dtype=part.dtype, device=part.device)
-            parts.append(root * scale * F.normalize(part * columns**-self.decay, dim=-1))
-        x = torch.cat(parts, dim=-1)
+        x = scale_features(video, self.feature_sizes, self.feature_scales, self.decay)
         return torch.stack([precise(branch(self.input_dropout(x))) for branch in self.branches], dim=1)
 
     def training_loss(
