@@ -73,7 +73,13 @@ def test_resume_mid_epoch_equals_an_uninterrupted_run(
     assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
 
 
-RANDOM_OBJECTIVE = ("mixup=0.4", "label_smoothing=0.1", "stream_dropout=0.3", "frame_subsample=8")
+RANDOM_OBJECTIVE = (
+    "mixup=0.4",
+    "label_smoothing=0.1",
+    "stream_dropout=0.3",
+    "frame_subsample=8",
+    "splice=0.5",
+)
 
 
 def test_what_training_draws_resumes_exactly_with_a_teacher(tmp_path, tiny_run, tiny_sample, stop_at):
