@@ -240,6 +240,10 @@ def test_surroundings_that_fail_end_in_one_line(tmp_path, tiny_sample):
         f"{train} hydra.run.dir={tmp_path}/file": (1, "File exists"),
         f"{train} hydra.run.dir={tmp_path}/{'a' * 300}": (1, "File name too long"),
         f"{verify} --help > /dev/full": (1, "No space left on device; free space on the disk"),
+        f"{sample.replace('yt8m.train model=nn trainer=cpu', 'yt8m.verify')} > /dev/full": (
+            1,
+            "No space left on device; free space on the disk",
+        ),
         f"ulimit -n 12; {sample} hydra.run.dir={tmp_path}/run": (1, "Too many open files"),
         f"cd gone && rmdir ../gone && {train}": (1, "the working directory may have been deleted"),
         f"{verify} dataset.root=~nobody-at-all/data": (
@@ -264,6 +268,7 @@ def test_surroundings_that_fail_end_in_one_line(tmp_path, tiny_sample):
         assert done.returncode == code, (line, done.stderr)
         assert expected in done.stderr, (line, done.stderr)
         assert "Traceback" not in done.stderr
+        assert "Exception ignored" not in done.stderr
         errors = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
         assert len(errors) == 1, (line, done.stderr)
 

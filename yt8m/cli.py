@@ -152,6 +152,11 @@ def _remedy(error: OSError) -> str:
 def end(code: int, message: str) -> NoReturn:
     """End the process with one line about why."""
     print(message, file=sys.stderr)
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    """End the process, whatever becomes of the output so far: why it ends has been said."""
     try:
         sys.stdout.flush()
     except OSError:  # such as a full disk, which may be why
@@ -251,7 +256,7 @@ def _fail(message: str, code: int) -> NoReturn:
         job = HydraConfig.get().job
         raise CompactHydraException(f"job {job.num} ({job.override_dirname}) failed: {message}")
     if log.isEnabledFor(logging.ERROR):  # which has printed it
-        sys.exit(code)
+        _exit(code)
     end(code, f"error: {message}")
 
 
