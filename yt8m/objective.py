@@ -241,15 +241,13 @@ def splice(batch: Batch, probability: float) -> Batch:
     if label_index is None:
         return batch
     partner = torch.randperm(size)
-    spliced = (
-        (torch.rand(size) < probability) & (partner != torch.arange(size)) & (batch.num_frames[partner] > 1)
-    )
+    half = batch.num_frames // 2
+    spliced = (torch.rand(size) < probability) & (partner != torch.arange(size)) & (half[partner] > 0)
     source = partner.argsort()  # the video that gets frames of video i
-    given = torch.where(spliced[source], batch.num_frames // 2, 0)
-    kept = torch.where(spliced, batch.num_frames - batch.num_frames // 2, batch.num_frames)
+    given = half.where(spliced[source], 0)
+    kept = batch.num_frames - half.where(spliced, 0)
     chosen = torch.cat([_random_frames(batch.num_frames, count) for count in (given, kept)])
     rows = torch.cat([source.repeat_interleave(given), torch.arange(size).repeat_interleave(kept)])
-    num_frames = kept + given[partner]
     from_partner = torch.stack([source[label_index[:, 0]], label_index[:, 1]], dim=1)
     from_partner = from_partner[spliced[from_partner[:, 0]]]
     pairs = zip(batch.ids, partner.tolist(), spliced.tolist(), strict=True)
@@ -257,8 +255,8 @@ def splice(batch: Batch, probability: float) -> Batch:
         batch,
         ids=[f"{name}+{batch.ids[other]}" if both else name for name, other, both in pairs],
         features=batch.features[chosen[rows.argsort(stable=True)]],
-        num_frames=num_frames,
-        longest=int(num_frames.max()) if size else 0,
+        num_frames=kept + given[partner],
+        longest=-1,  # computed there
         label_index=torch.unique(torch.cat([label_index, from_partner]), dim=0),
     )
 

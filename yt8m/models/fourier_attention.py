@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from yt8m.layers.arguments import number
-from yt8m.layers.features import match_features
-from yt8m.layers.fourier import FEATURE_SCALES, cosines, scale_features, start_as_kernel_machine
+from yt8m.layers.fourier import FEATURE_SCALES, ScaledFeatures, cosines, start_as_kernel_machine
 from yt8m.layers.masks import mean_over_valid, valid_frames
 from yt8m.layers.precision import precise
 from yt8m.layers.widths import scaled
@@ -59,10 +58,7 @@ class FourierAttention(nn.Module):
         dropout: float = 0.4,
     ):
         super().__init__()
-        self.feature_sizes = dict(feature_sizes)
-        scales = match_features(feature_sizes, "feature_scales", FEATURE_SCALES, feature_scales)
-        self.feature_scales = [number(scale, "feature_scales", 1e-6, 1e6) for scale in scales]
-        self.decay = number(decay, "decay", 0.0, 10)
+        self.scaled_features = ScaledFeatures(feature_sizes, feature_scales, decay)
         hidden_size = scaled(hidden_size, width, "hidden_size")
         self.input_dropout, self.dropout = nn.Dropout(input_dropout), nn.Dropout(dropout)
         self.hidden = nn.Linear(sum(feature_sizes.values()), hidden_size)
@@ -74,7 +70,7 @@ class FourierAttention(nn.Module):
     def forward(self, video: Tensor | None, frames: Tensor, num_frames: Tensor) -> Tensor:
         valid = valid_frames(frames, num_frames)[..., None]  # [B, T, 1]
         x = frames.masked_fill(~valid, 0) + mean_over_valid(frames, num_frames)[:, None]
-        x = scale_features(x, self.feature_sizes, self.feature_scales, self.decay)
+        x = self.scaled_features(x)
         x = self.dropout(cosines(self.hidden(self.input_dropout(x))))
         scores = precise(self.attention(x)).masked_fill(~valid, -torch.inf)
         logits: Tensor = (precise(self.classifier(x)) + scores.log_softmax(dim=1)).logsumexp(dim=1)

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from yt8m.errors import ConfigError
 from yt8m.layers.arguments import number
-from yt8m.layers.features import match_features
-from yt8m.layers.fourier import FEATURE_SCALES, cosines, scale_features, start_as_kernel_machine
+from yt8m.layers.fourier import FEATURE_SCALES, ScaledFeatures, cosines, start_as_kernel_machine
 from yt8m.layers.precision import precise
 from yt8m.layers.widths import scaled
 
@@ -84,10 +83,7 @@ class FourierNet(nn.Module):
                 f"model.bandwidths: expected a list of 1 to {MOST_BRANCHES} numbers, found {bandwidths!r}; "
                 "set model.bandwidths=[0.5]"
             )
-        self.feature_sizes = dict(feature_sizes)
-        scales = match_features(feature_sizes, "feature_scales", FEATURE_SCALES, feature_scales)
-        self.feature_scales = [number(scale, "feature_scales", 1e-6, 1e6) for scale in scales]
-        self.decay = number(decay, "decay", 0.0, 10)
+        self.scaled_features = ScaledFeatures(feature_sizes, feature_scales, decay)
         self.input_dropout = nn.Dropout(input_dropout)
         size, hidden_size = sum(feature_sizes.values()), scaled(hidden_size, width, "hidden_size")
         self.branches = nn.ModuleList(
@@ -100,7 +96,7 @@ class FourierNet(nn.Module):
 
     def branch_logits(self, video: Tensor) -> Tensor:
         """Logits of every branch, `[B, branches, C]`."""
-        x = scale_features(video, self.feature_sizes, self.feature_scales, self.decay)
+        x = self.scaled_features(video)
         return torch.stack([precise(branch(self.input_dropout(x))) for branch in self.branches], dim=1)
 
     def training_loss(
