@@ -142,8 +142,10 @@ class Genres(torch.nn.Module):
         counts = torch.zeros(batch_size, len(self), dtype=torch.int32, device=label_index.device)
         return counts.index_add_(0, label_index[:, 0], self.members[label_index[:, 1]].int()) > 0
 
-    def of_scores(self, scores: Tensor) -> Tensor:
+    def of_scores(self, scores: Tensor, top: Tensor | None = None) -> Tensor:
         """Probabilities of the genres, float32 `[B, G]`, from those of the labels, float32 `[B, C]`.
+
+        `top` is `top_classes(scores, 20)`, where it is known already.
 
         Noisy-or over the video's 20 best labels: a genre is missing where each of its labels among them is,
         1 - Π(1 - p). Of the rules tried on real videos this one ranked genres best (see the README): with all
@@ -152,6 +154,7 @@ class Genres(torch.nn.Module):
         """
         if not len(self):
             return scores.new_empty(len(scores), 0)
-        top = top_classes(scores, min(TOP_K, scores.shape[1]))
+        if top is None:
+            top = top_classes(scores, min(TOP_K, scores.shape[1]))
         missing = 1 - scores.gather(1, top)[:, :, None] * self.members[top]  # [B, 20, G]
         return 1 - missing.prod(dim=1)

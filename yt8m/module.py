@@ -189,9 +189,12 @@ class VideoClassifier(pl.LightningModule):
             for index, (name, *verticals) in enumerate(self.hparams.vocabulary)
         ]
 
-    def genre_scores(self, scores: Tensor) -> Tensor:
-        """Probabilities of the genres `[B, G]` from those of the classes `[B, C]`; G = 0 where none is known."""
-        return scores if self.hparams.target == "vertical" else self.genres.of_scores(scores)
+    def genre_scores(self, scores: Tensor, top: Tensor | None = None) -> Tensor:
+        """Probabilities of the genres `[B, G]` from those of the classes `[B, C]`; G = 0 where none is known.
+
+        `top`: see `yt8m.labels.Genres.of_scores`.
+        """
+        return scores if self.hparams.target == "vertical" else self.genres.of_scores(scores, top)
 
     def genre_labels(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Genres of the batch's labels, and of its rated labels (None: all are rated): bool `[B, G]`."""

@@ -17,6 +17,7 @@ from torch import Tensor, distributed
 
 from yt8m.datamodules.batch import Batch
 from yt8m.errors import ConfigError
+from yt8m.metric_table import TOP_K
 from yt8m.module import VideoClassifier
 from yt8m.predict.ensemble import Ensemble
 from yt8m.predict.writers import Predictions, Writer
@@ -37,6 +38,7 @@ class OutputFile(Callback):
         top_k: classes per video.
         overwrite: whether to replace a file that appeared at `path` in the meantime.
         every: write the scores of all these classes, not of the best; None: of the best.
+        genres: whether the format lists genres.
 
     Raises:
         ConfigError: the disk is full, a file appeared at `path`, or a score is NaN.
@@ -50,9 +52,11 @@ class OutputFile(Callback):
         *,
         overwrite: bool = False,
         every: list[int] | None = None,
+        genres: bool = True,
     ):
         self.path, self.part = path, path.with_name(path.name + ".part")
         self.make, self.top_k, self.overwrite, self.every = make, top_k, overwrite, every
+        self.genres = genres
         self.count = 0
         self._writer: Writer | None = None  # on rank 0, while there is something to write
 
@@ -124,11 +128,14 @@ class OutputFile(Callback):
             _refuse_nan(chosen)
             nothing = np.empty((len(ids), 0), np.int64)
             return Predictions(ids, nothing, chosen.cpu().numpy(), nothing, nothing)
-        genre_scores = classifier.genre_scores(scores)
-        genres = top_classes(genre_scores, min(TOP_GENRES, genre_scores.shape[1]))
-        classes = top_classes(scores, min(self.top_k, scores.shape[1]))
+        ranked = top_classes(scores, min(max(self.top_k, TOP_K), scores.shape[1]))
+        classes = ranked[:, : self.top_k]
         best = scores.gather(1, classes)
         _refuse_nan(best)  # NaN ranks above all numbers
+        genre_scores = scores[:, :0]
+        if self.genres:
+            genre_scores = classifier.genre_scores(scores, ranked[:, :TOP_K])
+        genres = top_classes(genre_scores, min(TOP_GENRES, genre_scores.shape[1]))
         tensors = classes, best, genres, genre_scores.gather(1, genres)
         return Predictions(ids, *(tensor.cpu().numpy() for tensor in tensors))
 

@@ -59,7 +59,10 @@ def predict(config: dict[str, Any]) -> None:
             labels = datamodule.storage.file(name) or Path(str(datamodule.root), name)
             every = read_segment_classes(labels, len(every))
         make = partial(SegmentsWriter, classes=every)
-    writer = OutputFile(output, make, config["top_k"], overwrite=config["overwrite"], every=every)
+    genres = WRITERS[config["format"]].lists_genres
+    writer = OutputFile(
+        output, make, config["top_k"], overwrite=config["overwrite"], every=every, genres=genres
+    )
     videos = video_classifiers(config, paths, first, datamodule)
     record: dict[str, Any] = {"ckpt_path": [*map(str, paths)], "weights": weights}
     if fitted:

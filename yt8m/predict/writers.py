@@ -46,6 +46,9 @@ class Writer:
         genres: names of the genres.
     """
 
+    #: Whether the format lists genres.
+    lists_genres = True
+
     def __init__(self, path: Path, names: list[str], genres: list[str]):
         self.path, self.names, self.genres = path, names, genres
         self.file: Any = path.open("w", encoding="utf-8", newline="")
@@ -65,15 +68,23 @@ class Writer:
 class KaggleWriter(Writer):
     """The CSV of the 2017 and 2018 challenges: `id,class score class score …`."""
 
+    lists_genres = False
+
     def __init__(self, path: Path, names: list[str], genres: list[str]):
         super().__init__(path, names, genres)
         self.file.write("VideoId,LabelConfidencePairs\n")
 
     def write(self, predictions: Predictions) -> None:
-        self.file.writelines(
-            f"{name},{' '.join(f'{c} {s:g}' for c, s in zip(classes, scores, strict=True))}\n"
-            for name, classes, scores, _, _ in predictions
+        rows, k = predictions.classes.shape
+        # One format for a whole row takes a third of the time of one per number.
+        line = f"%s,{' '.join(['%d %g'] * k)}\n"
+        fields = np.empty((rows, 1 + 2 * k), object)
+        fields[:, 0], fields[:, 1::2], fields[:, 2::2] = (
+            predictions.ids,
+            predictions.classes,
+            predictions.scores,
         )
+        self.file.writelines(line % tuple(row) for row in fields.tolist())
 
 
 class NamesWriter(Writer):
@@ -169,6 +180,8 @@ class SQLiteWriter(Writer):
     Table `predictions`, indexed by `id`: `id`, `classes` (int32) and `scores` (float32), both as little-endian bytes,
     best first. Table `classes`: `class` and `name`.
     """
+
+    lists_genres = False
 
     def __init__(self, path: Path, names: list[str], genres: list[str]):
         self.path, self.names, self.genres = path, names, genres
