@@ -73,7 +73,8 @@ def report(
     table = Table(*columns, title=title)
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    if console.measure(table).minimum <= console.width:
+        console.print(table)
     lines = [f"## {title}", "", f"`{command}`, {date.today():%d %B %Y}: {machine()}.", ""]
     if note:
         lines += [note, ""]

@@ -1,11 +1,12 @@
-"""A training step of the study's networks, or of others: its parts, its share of the machine's limit, its memory.
+"""A training step of every network: its parts, its share of the machine's limit, its memory.
 
     python benchmarks/train_step.py --json step.json           # full width, 300 frames, on a GPU
     python benchmarks/train_step.py --narrow --json step.json  # 1/32 of the width, 60 frames, on a CPU
 
 Columns: a naive port (float32, inputs padded and converted on the host, Adam and clipping one variable at a time, the
-loss left to autograd), this project's defaults, and these compiled. Each runs in a process of its own. Videos/s are of
-whole steps; the parts are of further steps that wait for the device after each part.
+loss left to autograd), this project's defaults, and these compiled. Each runs in a process of its own; a network's
+columns take turns, round by round. Videos/s are of whole steps; the parts are of further steps that wait for the device
+after each part. The JSON file is written anew after each network.
 
 The limit is matrix products or memory traffic, whichever takes longer: operations counted by torch's FLOP counter, and
 the bytes that weights, gradients, and Adam's state move, over what this machine reaches in a large product and a copy.
@@ -22,20 +23,20 @@ from pathlib import Path
 
 import torch
 import yaml
-from results import add_option, command, memory, report
+from results import add_option, command, memory, report, spread
 from rich.progress import Progress
 from torch.utils.flop_counter import FlopCounterMode
 
 from yt8m.datamodules.datamodule import YT8MDataModule
 from yt8m.datamodules.sample import write_sample
 from yt8m.module import VideoClassifier
+from yt8m.train.compiled import compile_in_place
 from yt8m.train.session import keep_freed_memory
 
 FEATURES = {"rgb": 1024, "audio": 128}
 CLASSES = 3862
 MODELS = Path(__file__).parents[1] / "conf" / "model"
 NETWORKS = sorted(path.stem for path in MODELS.glob("*.yaml"))
-STUDY = ("nn", "bi_lstm", "stream_lstm", "nn_stream_lstm")
 PARTS = ("input", "copy", "forward", "backward", "clip", "optimizer")
 # Bytes that a parameter's weight, gradient, and moments move in a step: two reads of the weight and one write of the
 # gradient by the passes, 12 in clipping, 28 in fused Adam; bf16 adds a cast copy, and halves what the passes move.
@@ -82,7 +83,7 @@ class Step:
         else:
             self.optimizer = self.module.configure_optimizers()
         if column == COMPILED:
-            self.module.model.compile(dynamic=None if not self.module.needs_frames else True)
+            compile_in_place(self.module.model, one_shape=not self.module.needs_frames)
         data = YT8MDataModule(
             root=options["root"],
             train="train/*.tfrecord",
@@ -134,37 +135,92 @@ class Step:
             torch.cuda.synchronize()
 
 
-def measure(sender, options, name, column):
-    """In a process of its own: seconds of steps and parts, and peak memory in MB."""
+def measure(connection, options, name, column):
+    """In a process of its own: sends the seconds of its first steps, and of a round whenever it receives the word."""
     torch.set_num_threads(options["threads"])
-    step = Step(options, name, column, options["device"])
     began = time.perf_counter()
+    step = Step(options, name, column, options["device"])
     for _ in range(2):  # kernels are loaded and compiled
         step.parts(lambda part: None)
     step.sync()
-    first = time.perf_counter() - began
-    steps, parts = [], {part: [] for part in PARTS}
-    for _ in range(options["rounds"]):
-        began = time.perf_counter()
-        for _ in range(options["steps"]):
-            step.parts(lambda part: None)
-        step.sync()
-        steps.append((time.perf_counter() - began) / options["steps"])
-        mark = time.perf_counter()
-
-        def note(part):
-            nonlocal mark
-            step.sync()
-            now = time.perf_counter()
-            parts[part].append(now - mark)
-            mark = now
-
-        step.parts(note)
+    connection.send(time.perf_counter() - began)
+    while connection.recv():
+        connection.send(measure_round(step, options["steps"]))
     on_gpu = step.device.type == "cuda"
-    peak = torch.cuda.max_memory_allocated() / 1e6 if on_gpu else memory()["VmHWM"]
+    connection.send(torch.cuda.max_memory_allocated() / 1e6 if on_gpu else memory()["VmHWM"])
     step.data.teardown()
-    parts = {part: statistics.median(seconds) for part, seconds in parts.items()}
-    sender.send({"steps": steps, "parts": parts, "peak_mb": peak, "first": first})
+
+
+def measure_round(step, steps):
+    """Seconds of a step, and of the parts of a further one."""
+    began = time.perf_counter()
+    for _ in range(steps):
+        step.parts(lambda part: None)
+    step.sync()
+    seconds, parts = (time.perf_counter() - began) / steps, {}
+    mark = time.perf_counter()
+
+    def note(part):
+        nonlocal mark
+        step.sync()
+        now = time.perf_counter()
+        parts[part] = now - mark
+        mark = now
+
+    step.parts(note)
+    return seconds, parts
+
+
+class Column:
+    """A process that runs `measure`; `failed` once it has ended without an answer."""
+
+    def __init__(self, *arguments):
+        context = multiprocessing.get_context("fork")
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=measure, args=(other, *arguments))
+        self.process.start()
+        other.close()
+        self.failed, self.first, self.rounds = False, None, []
+
+    def answer(self, word=None):
+        """What the process sends next, after it got the word, if any; None if it has failed."""
+        try:
+            if not self.failed:
+                if word is not None:
+                    self.connection.send(word)
+                return self.connection.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self.failed = True
+        return None
+
+    def result(self):
+        peak = self.answer(False)
+        self.process.join()
+        if self.failed:
+            return None
+        parts = {part: statistics.median(one[part] for _, one in self.rounds) for part in PARTS}
+        steps = [seconds for seconds, _ in self.rounds]
+        return {"steps": steps, "parts": parts, "peak_mb": peak, "first": self.first}
+
+
+def measure_columns(names, columns, options):
+    """Results by network and column: the networks get ready together, then each one's columns take turns."""
+    started = {name: {column: Column(options, name, column) for column in columns} for name in names}
+    everyone = [column for of_network in started.values() for column in of_network.values()]
+    try:
+        for column in everyone:
+            column.first = column.answer()
+        for of_network in started.values():
+            for _ in range(options["rounds"]):
+                for column in of_network.values():
+                    column.rounds.append(column.answer(True))
+        return {
+            name: {column: one.result() for column, one in of_network.items()}
+            for name, of_network in started.items()
+        }
+    finally:
+        for column in everyone:
+            column.process.terminate()
 
 
 def count(name, options):
@@ -183,7 +239,10 @@ def ceilings(sender, device, threads, size):
     torch.set_num_threads(threads)
     best = {}
     sync = torch.cuda.synchronize if device == "cuda" else lambda: None
-    for precision, dtype in (("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)):
+    dtypes = {"32-true": torch.float32}
+    if device == "cuda":  # a CPU may lack products in bf16, and then takes minutes
+        dtypes["bf16-mixed"] = torch.bfloat16
+    for precision, dtype in dtypes.items():
         a = torch.randn(size, size, device=device, dtype=dtype)
         b, c = torch.randn_like(a), torch.empty_like(a)
         best[precision] = 2 * size**3 / fastest(lambda a=a, b=b, c=c: torch.mm(a, b, out=c), sync)
@@ -218,16 +277,29 @@ def in_process(work, *arguments):
         process.join()
 
 
+def batched(names, size):
+    return [names[at : at + size] for at in range(0, len(names), size)]
+
+
+def ratios(naive, found):
+    """How many times faster than the naive port, round by round; empty where that failed."""
+    if naive is None:
+        return ""
+    return spread([a / b for a, b in zip(naive["steps"], found["steps"], strict=True)], ".2f")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    default = [*STUDY, *(f"keras_{name}" for name in STUDY)]
-    parser.add_argument("--networks", nargs="+", default=default, choices=NETWORKS, metavar="NAME")
+    parser.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS, metavar="NAME")
     parser.add_argument("--columns", nargs="+", default=[NAIVE, DEFAULT, COMPILED])
     parser.add_argument("--narrow", action="store_true", help="1/32 of the width, 60 frames, 32 videos")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10, help="per round")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument(
+        "--together", type=int, help="networks that get ready at a time; 4 on a GPU, 1 on a CPU"
+    )
     parser.add_argument("--json", type=Path)
     add_option(parser)
     arguments = parser.parse_args()
@@ -244,6 +316,8 @@ def main():
         "device": device,
     }
     results = {}
+    together = arguments.together or (4 if device == "cuda" else 1)
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "4")
     with tempfile.TemporaryDirectory() as folder, Progress(transient=True) as progress:
         options["root"] = f"{folder}/sample"
         write_sample(
@@ -256,11 +330,17 @@ def main():
             num_classes=CLASSES,
         )
         ceiling = in_process(ceilings, device, arguments.threads, 8192 if device == "cuda" else 2048)
-        for name in progress.track(arguments.networks, description="networks"):
-            params, flops = count(name, options)
-            results[name] = {"params": params, "flops_per_video": flops, "columns": {}}
-            for column in arguments.columns:
-                results[name]["columns"][column] = in_process(measure, options, name, column)
+        bar = progress.add_task("", total=len(arguments.networks))
+        for names in batched(arguments.networks, together):
+            progress.update(bar, description=" ".join(names))
+            found = measure_columns(names, arguments.columns, options)
+            for name in names:
+                params, flops = count(name, options)
+                results[name] = {"params": params, "flops_per_video": flops, "columns": found[name]}
+            if arguments.json:
+                content = {"options": options | {"root": None}, "ceilings": ceiling, "networks": results}
+                arguments.json.write_text(json.dumps(content, indent=1))
+            progress.advance(bar, len(names))
     rows = []
     for name, result in results.items():
         naive = result["columns"].get(NAIVE)
@@ -272,7 +352,7 @@ def main():
             precision = "bf16-mixed" if device == "cuda" and column != NAIVE else "32-true"
             products = result["flops_per_video"] * options["batch_size"] / ceiling[precision]
             traffic = result["params"] * TRAFFIC[precision] / ceiling["bytes"]
-            found |= {"seconds": seconds, "limit": max(products, traffic)}
+            limit = max(products, traffic)
             rows.append(
                 [
                     name,
@@ -280,16 +360,17 @@ def main():
                     f"{result['flops_per_video'] / 1e9:,.2f}",
                     column,
                     f"{options['batch_size'] / seconds:,.0f}",
-                    f"{statistics.median(naive['steps']) / seconds:.2f}" if naive else "",
+                    ratios(naive, found),
                     *(f"{1e3 * found['parts'][part]:.1f}" for part in PARTS),
-                    f"{found['limit'] / seconds:.0%} ({'products' if products > traffic else 'memory'})",
+                    f"{limit / seconds:.0%} ({'products' if products > traffic else 'memory'})",
                     f"{found['peak_mb']:,.0f}",
                     f"{found['first']:.1f}",
                 ]
             )
-    if arguments.json:
-        content = {"options": options | {"root": None}, "ceilings": ceiling, "networks": results}
-        arguments.json.write_text(json.dumps(content, indent=1))
+    limits = ", ".join(
+        f"{speed / 1e9:,.1f} {'GB/s' if of == 'bytes' else f'GFLOP/s in {of}'}"
+        for of, speed in ceiling.items()
+    )
     width = "1/32 of the width" if narrow else "full width"
     report(
         arguments.results,
@@ -298,13 +379,12 @@ def main():
         (
             *("network", "M parameters", "GFLOP a video", "column", "videos/s", "× naive"),
             *(f"{part}, ms" for part in PARTS),
-            *("share of the limit (bound by)", "peak memory, MB", "first two steps, s"),
+            *("share of the limit (bound by)", "peak memory, MB", "ready after, s"),
         ),
         rows,
-        f"{arguments.threads} threads, medians of {arguments.rounds} rounds. The naive port converts and pads a batch "
-        "while it waits for its input, the others in their forward pass. The machine's ceiling: "
-        f"{ceiling['32-true'] / 1e9:,.0f} GFLOP/s in float32, {ceiling['bf16-mixed'] / 1e9:,.0f} in bf16, "
-        f"{ceiling['bytes'] / 1e9:.1f} GB/s.",
+        f"{arguments.threads} threads, medians of {arguments.rounds} rounds; of the ratios to the naive port, min – "
+        "median – max. That port converts and pads a batch while it waits for its input, the others in their forward "
+        f"pass. The machine's ceiling: {limits}.",
     )
 
 

@@ -7,9 +7,10 @@ from torch._dynamo.testing import CompileCounter
 
 from tests.train.test_resume import EVERY_3_STEPS, assert_equal, stop_at, weights  # noqa: F401  # a fixture
 from tests.training import TINY, run_command, train
+from yt8m.models.fourier_net import FourierNet
 from yt8m.models.nn_stream_lstm import NNStreamLSTM
 from yt8m.train import compiled
-from yt8m.train.compiled import Compile, _try, _unchanged
+from yt8m.train.compiled import Compile, _try, _unchanged, compile_in_place
 
 SIZES = {"feature_sizes": {"rgb": 6, "audio": 4}, "num_classes": 5, "width": 0.001}
 
@@ -37,11 +38,16 @@ def test_no_length_and_no_batch_size_compiles_again():
     assert list(model.state_dict()) == keys
 
 
+class Counter(CompileCounter):
+    def __call__(self, graph, inputs, **options):  # which has no mode
+        return super().__call__(graph, inputs)
+
+
 @pytest.fixture
 def backend(monkeypatch):
     """The whole path of compiling but for code generation, which would take a minute."""
     torch._dynamo.reset()
-    counter = CompileCounter()
+    counter = Counter()
     monkeypatch.setattr(compiled, "BACKEND", counter)
     return counter
 
@@ -54,6 +60,16 @@ def test_a_compiled_run_is_the_run_it_would_be_otherwise(tmp_path, tiny_sample, 
     assert "compiled NNStreamLSTM in" in (tmp_path / "train.log").read_text()
 
 
+@pytest.mark.parametrize("model", ["mix_nextvlad", "fourier_net"])
+def test_the_parts_of_a_network_with_a_loss_of_its_own_are_compiled(tmp_path, tiny_sample, backend, model):
+    common = [f"model={model}", "model.width=0.03", *tiny_sample, "trainer=cpu", "trainer.max_epochs=1"]
+    common += ["dataset.batch_size=16", "dataset.num_workers=0", "test=false"]
+    assert train(tmp_path / "compiled", *common, "compile=max")["compiled"]
+    assert backend.frame_count > 0
+    assert not train(tmp_path / "plain", *common)["compiled"]
+    assert_equal(weights(tmp_path / "compiled"), weights(tmp_path / "plain"))
+
+
 def test_a_compiled_run_resumes_exactly_with_an_average(
     tmp_path,
     tiny_sample,
@@ -61,7 +77,7 @@ def test_a_compiled_run_resumes_exactly_with_an_average(
     stop_at,  # noqa: F811
 ):
     common = [*TINY, *tiny_sample, *EVERY_3_STEPS, "test=false", "average=ema", "compile=max", "mixup=0.4"]
-    train(tmp_path / "whole", *common)
+    assert train(tmp_path / "whole", *common)["compiled"]
     stop_at(6)
     with pytest.raises(SystemExit):
         train(tmp_path / "stopped", *common)
@@ -95,7 +111,11 @@ def test_a_trial_leaves_statistics_modes_and_random_numbers_alone():
     assert all(weight.grad is None for weight in network.parameters())
 
 
-def test_cuda_graphs_need_one_shape_and_gradients_of_one_batch():
+def test_cuda_graphs_need_one_shape_one_part_and_gradients_of_one_batch(monkeypatch):
     modes = [Compile("max")._mode(*case) for case in ((True, 1), (True, 2), (False, 1))]
     assert modes == ["max-autotune", *["max-autotune-no-cudagraphs"] * 2]
     assert Compile(True)._mode(True, 1) == "default"
+    used = []
+    monkeypatch.setattr(nn.Module, "compile", lambda part, **options: used.append(options["mode"]))
+    compile_in_place(FourierNet(num_classes=5, bandwidths=(0.4, 0.5), width=0.01), True, "max-autotune")
+    assert used == ["max-autotune-no-cudagraphs"] * 2

@@ -32,7 +32,8 @@ class Compile(Callback):
 
     A trial of a forward and a backward pass, and of one in evaluation, shows whether the network can be compiled. If
     not, it runs as it is, after one line of warning. Recurrent layers stay PyTorch's own kernels, between the compiled
-    parts. The trial leaves weights, buffers, and random numbers as it found them, so a resumed run is as exact as any.
+    parts, and of a network with a `training_loss`, its parts are compiled one by one. The trial leaves weights,
+    buffers, and random numbers as it found them, so a resumed run is as exact as any.
 
     Where all batches have one shape (video vectors, or `dataset.pad_to=max`), the graphs are made for that shape, and
     once more for an epoch's last, smaller batch. Where lengths vary, they are made once, for any number of videos and
@@ -54,9 +55,6 @@ class Compile(Callback):
         if is_sharded(network):
             _refuse(name, "its weights are sharded (trainer=fsdp)")
             return
-        if hasattr(network, "training_loss"):
-            _refuse(name, "it trains on more than its logits (training_loss)")
-            return
         one_shape = not classifier.needs_frames or classifier.hparams["pad_to"] == "max"
         began = time.perf_counter()
         # Of torch's own tracing.
@@ -64,12 +62,13 @@ class Compile(Callback):
         torch._dynamo.reset()  # what earlier jobs of a sweep compiled counts toward the limit of graphs
         torch._dynamo.config.recompile_limit = _GRAPHS
         mode = self._mode(one_shape, trainer.accumulate_grad_batches)
-        network.compile(backend=BACKEND, dynamic=None if one_shape else True, mode=mode)
+        compile_in_place(network, one_shape, mode)
         try:
             with _unchanged(network, classifier.device), trainer.precision_plugin.forward_context():
                 _try(network, lambda: _trial(classifier, trainer, one_shape))
         except Exception as error:  # of many types, from torch's tracing, a backend or a compiler
-            network._compiled_call_impl = None
+            for part in _compiled_parts(network):
+                part._compiled_call_impl = None
             _refuse(name, _reason(error))
             return
         self.done = True
@@ -81,6 +80,29 @@ class Compile(Callback):
             return "default"
         # A CUDA graph keeps its gradients in memory that its next run overwrites: they cannot be accumulated.
         return "max-autotune" if one_shape and accumulated == 1 else "max-autotune-no-cudagraphs"
+
+
+def compile_in_place(network: nn.Module, one_shape: bool, mode: str = "default") -> None:
+    """Let `torch.compile` compile the network when it is first called: for inputs of one shape, or of any length."""
+    if mode == "max-autotune" and len(_compiled_parts(network)) > 1:
+        mode = "max-autotune-no-cudagraphs"  # a graph per part would overwrite what the others still need
+    for part in _compiled_parts(network):
+        part.compile(backend=BACKEND, dynamic=None if one_shape else True, mode=mode)
+
+
+def _compiled_parts(network: nn.Module) -> list[nn.Module]:
+    """What is compiled as a whole: the network, or, if a `training_loss` calls its parts, each of these with weights.
+
+    Parts are the network's children, and those of its lists.
+    """
+    if not hasattr(network, "training_loss"):
+        return [network]
+    children = [
+        part
+        for child in network.children()
+        for part in (child if isinstance(child, nn.ModuleList) else (child,))
+    ]
+    return [part for part in children if next(part.parameters(), None) is not None]
 
 
 def _refuse(name: str, reason: str) -> None:
