@@ -382,7 +382,7 @@ def main():
             *("share of the limit (bound by)", "peak memory, MB", "ready after, s"),
         ),
         rows,
-        f"{arguments.threads} threads, medians of {arguments.rounds} rounds; of the ratios to the naive port, min – "
+        f"Threads: {arguments.threads}; medians of {arguments.rounds} rounds; of the ratios to the naive port, min – "
         "median – max. That port converts and pads a batch while it waits for its input, the others in their forward "
         f"pass. The machine's ceiling: {limits}.",
     )
