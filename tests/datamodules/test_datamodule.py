@@ -132,7 +132,7 @@ def test_slow_records_are_counted_per_pass_and_logged_once(root, rng, caplog):
             loader.batch_sampler.set_epoch(epoch)
             assert len(ids(loader)) == 5
         assert len(ids(module.val_dataloader())) == 3
-    (record,) = caplog.records
+    (record,) = [one for one in caplog.records if one.name == "yt8m.datamodules.loader"]
     assert record.message.startswith("train: 3 of 20 rows came from records of an unusual layout")
     assert module.slow_records() == 3
     module.teardown("fit")
