@@ -3,11 +3,13 @@
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 
 from yt8m.datamodules.sampler import BatchSampler
 from yt8m.datamodules.shards import RecordLocation, Shards
@@ -87,13 +89,14 @@ class RemoteShards(Shards):
             self.sizes[shard] = len(known)
         return int(self.sizes[shard])
 
-    def count_all(self, progress: Callable[[int, int], None] | None = None) -> None:
+    def count_all(self) -> None:
         """Count every shard, which brings all unknown ones here once; before any record has been numbered."""
         if not self.is_counted():
-            with ThreadPoolExecutor(_DOWNLOADS) as pool:
-                for done, _ in enumerate(pool.map(self.count, range(len(self.sources))), 1):
-                    if progress:
-                        progress(done, len(self.sources))
+            shards = range(len(self.sources))
+            bar = Progress(console=Console(stderr=True), transient=True, disable=len(shards) < 2)
+            with ThreadPoolExecutor(_DOWNLOADS) as pool, bar:
+                for _ in bar.track(pool.map(self.count, shards), len(shards), description="counting shards"):
+                    pass
             self._starts = np.cumsum(self.sizes) - self.sizes
 
     def first_records(self, shard: int, most: int) -> range:
