@@ -40,6 +40,17 @@ def test_lightning_fabric_writes_checkpoints_through_this_class():
     assert [*parameters] == ["self", "checkpoint", "path", "storage_options"]
 
 
+def test_lightning_asks_here_which_file_systems_are_installed(monkeypatch):
+    """`yt8m.train.session` answers by what is imported."""
+    from fsspec.implementations.local import LocalFileSystem
+    from lightning_fabric.utilities import cloud_io
+
+    asked = []
+    monkeypatch.setattr(cloud_io, "module_available", asked.append)
+    assert not cloud_io._is_object_storage(LocalFileSystem())
+    assert "s3fs" in asked
+
+
 def test_model_checkpoint_has_the_hooks_that_are_overridden():
     """`yt8m.train.resume.Checkpoint` saves what is due after an epoch's last batch after its validation."""
     from pytorch_lightning.callbacks import ModelCheckpoint

@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning_fabric.utilities import cloud_io
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from yt8m.errors import ConfigError, RankError, YT8MError
@@ -27,6 +28,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 def lightning_session() -> Iterator[None]:
     """Run a job that uses Lightning: map its errors and its Ctrl-C to ours, and end the W&B run with the job."""
     _quiet_lightning()
+    # Lightning imports s3fs, where it is installed, to ask whether a file system is one of its: half a second at every
+    # start. One of a package that nothing has imported is not.
+    cloud_io.module_available = sys.modules.__contains__
     # Before torch starts its threads, which inherit it. Gradients vanish over hundreds of frames, and CPUs compute with
     # numbers below 1e-38 many times slower than with zeros.
     torch.set_flush_denormal(True)
