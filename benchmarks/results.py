@@ -46,10 +46,13 @@ def memory() -> dict[str, float]:
 def command(parser: ArgumentParser, options: Namespace) -> str:
     """The command with these options; paths are replaced by placeholders."""
     words = ["python", f"benchmarks/{Path(parser.prog).name}"]
+    flags = {
+        action.dest: action.option_strings for action in parser._actions
+    }  # none of a positional argument
     for name, value in vars(options).items():
         if name == "results" or value == parser.get_default(name):
             continue
-        words.append(f"--{name.replace('_', '-')}")
+        words += flags[name][-1:]
         if isinstance(value, Path):
             words.append(name.upper())
         elif value is not True:
