@@ -46,9 +46,8 @@ def memory() -> dict[str, float]:
 def command(parser: ArgumentParser, options: Namespace) -> str:
     """The command with these options; paths are replaced by placeholders."""
     words = ["python", f"benchmarks/{Path(parser.prog).name}"]
-    flags = {
-        action.dest: action.option_strings for action in parser._actions
-    }  # none of a positional argument
+    # A positional argument has none.
+    flags = {action.dest: action.option_strings for action in parser._actions}
     for name, value in vars(options).items():
         if name == "results" or value == parser.get_default(name):
             continue
@@ -76,6 +75,7 @@ def report(
     table = Table(*columns, title=title)
     for row in rows:
         table.add_row(*row)
+    # Many columns, squeezed into a narrow terminal, cannot be read; the file has them.
     if console.measure(table).minimum <= console.width:
         console.print(table)
     lines = [f"## {title}", "", f"`{command}`, {date.today():%d %B %Y}: {machine()}.", ""]
