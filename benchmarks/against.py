@@ -115,9 +115,9 @@ def checkout(commit):
             subprocess.run(["git", "-C", HERE, "worktree", "remove", "--force", tree], check=True)
 
 
-def compare(title, tree, rounds):
+def compare(title, tree, columns, rounds):
     """Seconds a step of each contender, in turns."""
-    roots = {"before": tree, **dict.fromkeys(NOW, str(HERE))}
+    roots = {"before": tree, **dict.fromkeys(columns, str(HERE))}
     serving = {
         name: subprocess.Popen(
             [sys.executable, __file__, "--serve", root, title, name],
@@ -148,13 +148,14 @@ def main():
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("commit")
+    parser.add_argument("--columns", nargs="+", choices=NOW, default=list(NOW))
     parser.add_argument("--rounds", type=int, default=9)
     add_option(parser)
     arguments = parser.parse_args()
     rows = []
     with checkout(arguments.commit) as tree:
         for title in CASES:
-            seconds = compare(title, tree, arguments.rounds)
+            seconds = compare(title, tree, arguments.columns, arguments.rounds)
             for name, values in seconds.items():
                 ratios = [value / base for value, base in zip(values, seconds["before"], strict=True)]
                 median = statistics.median(values)

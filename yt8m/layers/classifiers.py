@@ -3,6 +3,7 @@
 from torch import nn
 
 from yt8m.layers.arguments import choice
+from yt8m.layers.linear import Linear
 from yt8m.layers.moe import MoE
 from yt8m.layers.widths import whole
 
@@ -18,4 +19,4 @@ def make_classifier(head: str, input_size: int, num_classes: int, num_experts: i
     whole(num_experts, "num_experts")
     if choice(head, "head", HEADS) == "moe":
         return MoE(input_size, num_classes, num_experts)
-    return nn.Linear(input_size, num_classes)
+    return Linear(input_size, num_classes)

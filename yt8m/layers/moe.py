@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yt8m.layers.batch_norm import BatchNorm
+from yt8m.layers.linear import Linear
 from yt8m.layers.precision import precise
 from yt8m.layers.widths import whole
 
@@ -27,8 +28,8 @@ class MoE(nn.Module):
     def __init__(self, input_size: int, num_classes: int, num_experts: int = 2):
         super().__init__()
         self.num_classes, self.num_experts = num_classes, whole(num_experts, "num_experts")
-        self.gates = nn.Linear(input_size, num_classes * (num_experts + 1), bias=False)
-        self.experts = nn.Linear(input_size, num_classes * num_experts)
+        self.gates = Linear(input_size, num_classes * (num_experts + 1), bias=False)
+        self.experts = Linear(input_size, num_classes * num_experts)
         nn.init.xavier_uniform_(self.gates.weight)
         nn.init.xavier_uniform_(self.experts.weight)
         nn.init.zeros_(self.experts.bias)
@@ -52,7 +53,7 @@ class ProbabilityGate(nn.Module):
 
     def __init__(self, num_classes: int):
         super().__init__()
-        self.weights = nn.Linear(num_classes, num_classes, bias=False)
+        self.weights = Linear(num_classes, num_classes, bias=False)
         self.norm = BatchNorm(num_classes)
         nn.init.normal_(self.weights.weight, std=num_classes**-0.5)
 

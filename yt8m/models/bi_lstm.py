@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from yt8m.layers.linear import Linear
 from yt8m.layers.recurrent import BidirectionalLSTM
 from yt8m.layers.widths import scaled, whole
 
@@ -39,7 +40,7 @@ class BiLSTM(nn.Module):
         self.lstm = BidirectionalLSTM(
             sum(feature_sizes.values()), hidden_size, whole(num_layers, "num_layers")
         )
-        self.classifier = nn.Linear(2 * hidden_size, num_classes)
+        self.classifier = Linear(2 * hidden_size, num_classes)
 
     def forward(self, video: Tensor | None, frames: Tensor, num_frames: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.lstm(frames, num_frames))  # [B, C]

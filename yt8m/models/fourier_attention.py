@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from yt8m.layers.arguments import number
 from yt8m.layers.fourier import FEATURE_SCALES, ScaledFeatures, cosines, start_as_kernel_machine
+from yt8m.layers.linear import Linear
 from yt8m.layers.masks import mean_over_valid, valid_frames
 from yt8m.layers.precision import precise
 from yt8m.layers.widths import scaled
@@ -62,8 +63,8 @@ class FourierAttention(nn.Module):
         hidden_size = scaled(hidden_size, width, "hidden_size")
         self.input_dropout, self.dropout = nn.Dropout(input_dropout), nn.Dropout(dropout)
         self.hidden = nn.Linear(sum(feature_sizes.values()), hidden_size)
-        self.classifier = nn.Linear(hidden_size, num_classes)
-        self.attention = nn.Linear(hidden_size, num_classes, bias=False)  # a bias would not change a softmax
+        self.classifier = Linear(hidden_size, num_classes)
+        self.attention = Linear(hidden_size, num_classes, bias=False)  # a bias would not change a softmax
         start_as_kernel_machine(self.hidden, self.classifier, number(bandwidth, "bandwidth", 1e-6, 1e6))
         nn.init.normal_(self.attention.weight, std=0.01 / math.sqrt(hidden_size))  # the mean, at first
 

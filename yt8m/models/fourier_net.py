@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from yt8m.errors import ConfigError
 from yt8m.layers.arguments import number
 from yt8m.layers.fourier import FEATURE_SCALES, ScaledFeatures, cosines, start_as_kernel_machine
+from yt8m.layers.linear import Linear
 from yt8m.layers.precision import precise
 from yt8m.layers.widths import scaled
 
@@ -21,7 +22,7 @@ class Branch(nn.Module):
         super().__init__()
         self.hidden = nn.Linear(size, hidden_size)
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(hidden_size, num_classes)
+        self.classifier = Linear(hidden_size, num_classes)
         start_as_kernel_machine(self.hidden, self.classifier, bandwidth)
 
     def forward(self, x: Tensor) -> Tensor:

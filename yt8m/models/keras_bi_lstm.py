@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from yt8m.layers.dense import mlp
 from yt8m.layers.keras import KerasLSTM, init_as_keras
+from yt8m.layers.linear import Linear
 from yt8m.layers.masks import max_over_valid
 from yt8m.layers.widths import scaled, whole
 
@@ -51,7 +52,7 @@ class KerasBiLSTM(nn.Module):
             KerasLSTM(hidden_size, hidden_size, go_backwards=block % 2 == 1) for block in range(num_blocks)
         )
         self.embedding = mlp(hidden_size, embedding_size)
-        self.classifier = nn.Linear(embedding_size, num_classes)
+        self.classifier = Linear(embedding_size, num_classes)
         init_as_keras(self)
 
     def forward(self, video: Tensor | None, frames: Tensor, num_frames: Tensor) -> Tensor:

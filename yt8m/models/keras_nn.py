@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from yt8m.layers.dense import mlp
 from yt8m.layers.features import per_feature, split_features
 from yt8m.layers.keras import init_as_keras
+from yt8m.layers.linear import Linear
 from yt8m.layers.widths import scaled_all
 
 
@@ -44,7 +45,7 @@ class KerasNN(nn.Module):
         fusion_sizes = scaled_all(fusion_sizes, width, "fusion_sizes")
         self.branches = per_feature(feature_sizes, (mlp(size, *mlp_sizes) for size in feature_sizes.values()))
         self.fusion = mlp(len(feature_sizes) * mlp_sizes[-1], *fusion_sizes)
-        self.classifier = nn.Linear(fusion_sizes[-1], num_classes)
+        self.classifier = Linear(fusion_sizes[-1], num_classes)
         init_as_keras(self)
 
     def forward(self, video: Tensor, frames: Tensor | None, num_frames: Tensor) -> Tensor:

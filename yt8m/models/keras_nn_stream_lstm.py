@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from yt8m.layers.dense import mlp, start_alive
 from yt8m.layers.features import match_features, per_feature, split_features
 from yt8m.layers.keras import KerasLSTM, init_as_keras
+from yt8m.layers.linear import Linear
 from yt8m.layers.masks import max_over_valid
 from yt8m.layers.widths import scaled, scaled_all
 
@@ -104,7 +105,7 @@ class KerasNNStreamLSTM(nn.Module):
         ]
         self.streams = per_feature(feature_sizes, streams)
         self.fusion = mlp(2 * len(feature_sizes) * scores, *fusion_sizes)
-        self.classifier = nn.Linear(fusion_sizes[-1], num_classes)
+        self.classifier = Linear(fusion_sizes[-1], num_classes)
         init_as_keras(self)
         for stream in streams:
             start_alive(stream.bottleneck)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from yt8m.layers.dense import mlp
 from yt8m.layers.features import match_features, per_feature, split_features
 from yt8m.layers.keras import KerasLSTM, init_as_keras
+from yt8m.layers.linear import Linear
 from yt8m.layers.masks import max_over_valid
 from yt8m.layers.widths import scaled, scaled_all
 
@@ -82,7 +83,7 @@ class KerasStreamLSTM(nn.Module):
             ),
         )
         self.fusion = mlp(len(feature_sizes) * embedding_size, *fusion_sizes)
-        self.classifier = nn.Linear(fusion_sizes[-1], num_classes)
+        self.classifier = Linear(fusion_sizes[-1], num_classes)
         init_as_keras(self)
 
     def forward(self, video: Tensor | None, frames: Tensor, num_frames: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from yt8m.layers.keras import init_as_keras
+from yt8m.layers.linear import Linear
 from yt8m.layers.widths import checked_width
 
 
@@ -35,7 +36,7 @@ class Logistic(nn.Module):
     ):
         super().__init__()
         checked_width(width)
-        self.classifier = nn.Linear(sum(feature_sizes.values()), num_classes)
+        self.classifier = Linear(sum(feature_sizes.values()), num_classes)
         init_as_keras(self)  # Glorot uniform, bias 0, as in the original
 
     def forward(self, video: Tensor, frames: Tensor | None, num_frames: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from yt8m.layers.batch_norm import BatchNorm
 from yt8m.layers.features import match_features, per_feature, split_features
 from yt8m.layers.gates import SEGate
+from yt8m.layers.linear import Linear
 from yt8m.layers.masks import valid_frames
 from yt8m.layers.pooling import CLUSTER_FLOOR, unit
 from yt8m.layers.precision import precise
@@ -128,7 +129,7 @@ class NeXtVLAD(nn.Module):
         self.hidden = nn.Linear(sum(pooling.output_size for pooling in poolings), hidden_size, bias=False)
         self.norm = BatchNorm(hidden_size)
         self.gate = SEGate(hidden_size, reduction)
-        self.classifier = nn.Linear(hidden_size, num_classes)
+        self.classifier = Linear(hidden_size, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.kaiming_normal_(module.weight)

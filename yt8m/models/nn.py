@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from yt8m.layers.dense import mlp
+from yt8m.layers.linear import Linear
 from yt8m.layers.widths import scaled_all
 
 
@@ -38,7 +39,7 @@ class NN(nn.Module):
         hidden_sizes = scaled_all(hidden_sizes, width, "hidden_sizes")
         self.hidden = mlp(sum(feature_sizes.values()), *hidden_sizes)
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(hidden_sizes[-1], num_classes)
+        self.classifier = Linear(hidden_sizes[-1], num_classes)
 
     def forward(self, video: Tensor, frames: Tensor | None, num_frames: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.dropout(self.hidden(video)))  # [B, C]

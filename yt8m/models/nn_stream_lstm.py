@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from yt8m.layers.dense import mlp
 from yt8m.layers.features import match_features, per_feature, split_features
+from yt8m.layers.linear import Linear
 from yt8m.layers.recurrent import BidirectionalLSTM
 from yt8m.layers.widths import scaled, scaled_all, whole
 
@@ -107,7 +108,7 @@ class NNStreamLSTM(nn.Module):
             ),
         )
         self.fusion = mlp(2 * len(feature_sizes) * scores, scores)
-        self.classifier = nn.Linear(scores, num_classes)
+        self.classifier = Linear(scores, num_classes)
 
     def forward(self, video: Tensor, frames: Tensor, num_frames: Tensor) -> Tensor:
         branches = zip(self.branches.values(), split_features(video, self.feature_sizes), strict=True)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from yt8m.layers.dense import mlp, start_alive
 from yt8m.layers.features import match_features, per_feature, split_features
+from yt8m.layers.linear import Linear
 from yt8m.layers.recurrent import BidirectionalLSTM
 from yt8m.layers.widths import scaled, scaled_all, whole
 
@@ -97,7 +98,7 @@ class StreamLSTM(nn.Module):
             ),
         )
         self.fusion = mlp(len(feature_sizes) * embedding_size, *fusion_sizes)
-        self.classifier = nn.Linear(fusion_sizes[-1], num_classes)
+        self.classifier = Linear(fusion_sizes[-1], num_classes)
 
     def forward(self, video: Tensor | None, frames: Tensor, num_frames: Tensor) -> Tensor:
         parts = split_features(frames, self.feature_sizes)
