@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +35,10 @@ def shards(tmp_path_factory):
     return sorted((root / "s" / "train").glob("*.tfrecord"))
 
 
-def make(shards, num_workers, batch_size=8, shuffle=True):
+def make(shards, num_workers, batch_size=8, shuffle=True, reduce=None):
     dataset = ShardDataset(shards, {"rgb": 1024, "audio": 128}, 40, max_frames=12)
-    return Loader(
-        dataset, BatchSampler(dataset.shard_sizes, batch_size, shuffle=shuffle, seed=1), num_workers
-    )
+    sampler = BatchSampler(dataset.shard_sizes, batch_size, shuffle=shuffle, seed=1)
+    return Loader(dataset, sampler, num_workers, reduce=reduce)
 
 
 @pytest.fixture
@@ -66,6 +66,27 @@ def test_batches_equal_direct_reading(loader, num_workers):
         expected = [content(made.dataset.__getitems__(numbers)) for numbers in made.batch_sampler]
         assert [content(batch) for batch in made] == expected
         assert len(expected) == len(made) == 12
+
+
+def of_first_frames(batch):
+    """A part of the slot from its first row on, with the process that made it among the messages."""
+    return replace(batch, features=batch.features[:3], errors=[str(os.getpid())])
+
+
+def in_new_memory(batch):
+    return replace(batch, features=batch.features[1::2].float(), errors=[str(os.getpid())])
+
+
+@pytest.mark.parametrize("reduce", [of_first_frames, in_new_memory])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_readers_reduce_their_batches(loader, num_workers, reduce):
+    made = loader(num_workers, reduce=reduce)
+    whole = [made.dataset.__getitems__(numbers) for numbers in made.batch_sampler]
+    found = list(made)
+    assert [content(batch) for batch in found] == [content(reduce(batch)) for batch in whole]
+    places = {message for batch in found for message in batch.errors}
+    assert len(places) == max(num_workers, 1)
+    assert (str(os.getpid()) in places) == (num_workers == 0)
 
 
 def bytes_of(part) -> bytes:

@@ -13,11 +13,11 @@ from tfrecord.example_pb2 import SequenceExample
 from tests.browser import console_of, needs_browser, open_page, probe
 from tests.datamodules.records import sequence_example, write_shard
 from tests.training import run_command
-from yt8m.datamodules.dataset import Batch
 from yt8m.datamodules.sample import write_sample
 from yt8m.datamodules.sample_segment import write_sample_segment
 from yt8m.explore.sections import group
 from yt8m.explore.statistics import EDGES, ClassScores, Overview, Sample, principal_components
+from yt8m.explore.vectors import Vectors
 from yt8m.labels import ClassInfo
 
 VIDEOS = 90
@@ -76,7 +76,7 @@ def explored(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 @pytest.fixture
 def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing is slow."""
-    monkeypatch.setattr("yt8m.explore.sections.png", lambda *_: (b"", b""))
+    monkeypatch.setattr("yt8m.explore.explore.draw_all", lambda sections, _: sections)
 
 
 class Page(HTMLParser):
@@ -162,6 +162,18 @@ def test_a_video_is_chosen_by_id(root: Path, tmp_path: Path, videos: list, capsy
     assert end.value.code == 2
     assert "video: expected the id of one of the 90 videos read, found 'absent'" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_the_number_of_readers_changes_nothing(root: Path, tmp_path: Path, videos: list):
+    name, _, frames = videos[57]
+    found = []
+    for readers in (0, 3):
+        output = tmp_path / str(readers)
+        split = (f"dataset.num_workers={readers}", "dataset.batch_size=16", f"video='{name}'")
+        found.append(explore(root, output, *split))
+        assert f"Video {name}, {len(frames)} frames" in (output / "index.html").read_text()
+    assert found[0] == found[1]
 
 
 @pytest.mark.usefixtures("no_drawing")
@@ -334,7 +346,7 @@ def both_passes(vectors: np.ndarray, pairs: np.ndarray) -> tuple[Overview, Class
         here = pairs[(pairs[:, 0] >= begin) & (pairs[:, 0] < begin + 33)] - [begin, 0]
         ids = [str(begin + row) for row in range(len(part))]
         ones = torch.ones(len(part), dtype=torch.int64)
-        batches.append(Batch(ids, torch.from_numpy(part), ones, torch.from_numpy(here)))
+        batches.append(Vectors(ids, torch.from_numpy(part), ones, torch.from_numpy(here)))
     overview = Overview(1, vectors.shape[1], "video", 1)
     for batch in batches:
         overview.add(batch)

@@ -18,7 +18,7 @@ import pickle
 import signal
 import traceback
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import count
 from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
@@ -49,16 +49,23 @@ class Loader:
         batch_sampler: yields the lists of record numbers that become batches.
         num_workers: reader processes; 0 reads in this process.
         name: what the log calls the data, such as the partition's name.
+        reduce: what a reader makes of each of its batches, such as the means of the frames, so that this work, too, is
+            spread over the processes; None: nothing.
 
     Raises:
         ConfigError: the buffers do not fit into memory.
     """
 
     def __init__(
-        self, dataset: ShardDataset, batch_sampler: BatchSampler, num_workers: int, name: str = "data"
+        self,
+        dataset: ShardDataset,
+        batch_sampler: BatchSampler,
+        num_workers: int,
+        name: str = "data",
+        reduce: Callable[[Batch], Batch] | None = None,
     ):
         self.dataset, self.batch_sampler, self.num_workers = dataset, batch_sampler, num_workers
-        self.name = name
+        self.name, self.reduce = name, reduce
         #: The most records of one iteration that the careful reader had to parse.
         self.slow_records = 0
         #: The most records of one iteration that were left out because none of their segments is rated.
@@ -82,7 +89,7 @@ class Loader:
             batches = self._batches_read_here()
         else:
             if self._readers is None:
-                self._readers = _Readers(self.dataset, self._slots, self.num_workers)
+                self._readers = _Readers(self.dataset, self._slots, self.num_workers, self.reduce)
             batches = self._readers.batches(self.dataset.follow(self.batch_sampler))
         records, slow, unrated = [0], [0], [0]
 
@@ -119,7 +126,8 @@ class Loader:
     def _read_here(self, numbers: list[int]) -> Batch:
         free = self._slots.free[0]
         # Without a free slot the batch gets memory of its own.
-        return self.dataset.read_into(numbers, self._slots.lend(0, free.popleft()) if free else None)
+        batch = self.dataset.read_into(numbers, self._slots.lend(0, free.popleft()) if free else None)
+        return self.reduce(batch) if self.reduce else batch
 
     def _report_slow_records(self, slow: int, records: int) -> None:
         if slow > self.slow_records:
@@ -166,9 +174,8 @@ class DeviceCopies:
         computing = torch.cuda.current_stream(device)
         computing.wait_event(copied)
         for tensor in moved.tensors().values():
-            tensor.record_stream(
-                computing
-            )  # or the next copy could take its memory while a step still reads it
+            # Without this the next copy could take its memory while a step still reads it.
+            tensor.record_stream(computing)
         self._in_flight.append((copied, batch))
         while self._in_flight and self._in_flight[0][0].query():
             self._in_flight.popleft()
@@ -178,7 +185,9 @@ class DeviceCopies:
 class _Readers:
     """The processes; reader i % N reads batch i of an iteration."""
 
-    def __init__(self, dataset: ShardDataset, slots: Slots, number: int):
+    def __init__(
+        self, dataset: ShardDataset, slots: Slots, number: int, reduce: Callable[[Batch], Batch] | None
+    ):
         # Forked, so that they start at once and share the index. They never touch CUDA.
         context = multiprocessing.get_context("fork")
         pipes = [context.Pipe() for _ in range(number)]
@@ -190,7 +199,7 @@ class _Readers:
         for reader, (_, theirs) in enumerate(pipes):
             process = context.Process(
                 target=_serve,
-                args=(theirs, self.pipes, dataset, slots, reader),
+                args=(theirs, self.pipes, dataset, slots, reader, reduce),
                 name=f"reader-{reader}",
                 daemon=True,
             )
@@ -307,7 +316,12 @@ def _dumps(reply: Any) -> bytes:
 
 
 def _serve(
-    pipe: Connection, parents: list[Connection], dataset: ShardDataset, slots: Slots, reader: int
+    pipe: Connection,
+    parents: list[Connection],
+    dataset: ShardDataset,
+    slots: Slots,
+    reader: int,
+    reduce: Callable[[Batch], Batch] | None,
 ) -> None:
     """Reader main loop."""
     # A forked process inherits none of the parent's OpenMP threads and would wait for them forever.
@@ -330,6 +344,8 @@ def _serve(
             slot, numbers = tasks.popleft()
             try:
                 batch = dataset.read_into(numbers, buffers[slot])
+                if reduce:
+                    batch = reduce(batch)
                 rows: int | None = None
                 if batch.features.data_ptr() == buffers[slot].data_ptr():
                     # The parent sees the slot: only the number of rows has to travel.

@@ -7,7 +7,9 @@ import torch
 from rich.console import Console
 
 from yt8m.build import build
+from yt8m.cpus import available_cpus
 from yt8m.errors import ConfigError
+from yt8m.explore.drawing import draw_all
 from yt8m.explore.page import render
 from yt8m.explore.passes import open_partition, two_passes
 from yt8m.explore.sections import Section, make_facts, make_sections
@@ -16,6 +18,7 @@ from yt8m.files import write_bytes, write_json, write_text
 from yt8m.labels import ClassInfo
 
 PAGE, STATISTICS = "index.html", "statistics.json"
+READERS = 8  # more read and sum faster than one process counts
 
 
 def explore(config: dict[str, Any]) -> Path:
@@ -30,7 +33,7 @@ def explore(config: dict[str, Any]) -> Path:
     Raises:
         ConfigError: a setting is wrong, or a page would be overwritten.
         DataError: the data are damaged, or do not fit the dataset's configuration.
-        ReaderError: a reader process died.
+        ReaderError: a process that reads or draws died.
         WriteError: a file cannot be written.
     """
     folder = Path(config["output"]).expanduser()
@@ -42,25 +45,28 @@ def explore(config: dict[str, Any]) -> Path:
         )
 
     torch.set_num_threads(1)  # leave the other cores to the readers
-    datamodule = build(config["dataset"], "dataset", trusted=config["trusted_packages"], seed=config["seed"])
+    dataset = dict(config["dataset"])
+    if dataset.get("num_workers") is None:
+        dataset["num_workers"] = min(available_cpus(), READERS)
+    datamodule = build(dataset, "dataset", trusted=config["trusted_packages"], seed=config["seed"])
     datamodule.prepare_data()  # the sample is written on first use
     names = datamodule.classes()
     classes = names or [ClassInfo.unnamed(number) for number in range(datamodule.num_classes)]
     video = None if config["video"] is None else str(config["video"])  # an id may look like a number
-    loader = open_partition(datamodule, config["partition"], config["limit_videos"])
+    loader = open_partition(datamodule, config["partition"], config["limit_videos"], video)
+    console = Console(stderr=True)
     try:
         overview, scores, skipped = two_passes(
             loader,
             video,
             config["top_classes"],
             config["seed"],
-            Console(stderr=True),
-            datamodule.quantization,
+            console,
         )
     finally:
         loader.close()
 
-    sections = make_sections(overview, scores, classes, datamodule.features)
+    sections = draw_all(make_sections(overview, scores, classes, datamodule.features), console)
     facts = make_facts(overview, loader.dataset, skipped)
     title = f"{datamodule.storage.name}, {config['partition']} partition"
     page = render(
@@ -88,6 +94,6 @@ def write(folder: Path, page: str, statistics: dict[str, Any], sections: list[Se
     """Write all files, the page last, each atomically."""
     for section in sections:
         for plot in section.plots:
-            write_bytes(folder / plot.file, plot.light)
+            write_bytes(folder / plot.file, plot.images[0])
     write_json(folder / STATISTICS, statistics)
     write_text(folder / PAGE, page)

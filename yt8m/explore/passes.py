@@ -1,19 +1,20 @@
 """The two passes over a partition."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import cast
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from yt8m.datamodules.batch import Batch
 from yt8m.datamodules.datamodule import YT8MDataModule
 from yt8m.datamodules.loader import Loader
 from yt8m.datamodules.parse.windows import SEGMENT_FRAMES
-from yt8m.datamodules.quantization import RANGE
 from yt8m.datamodules.sampler import BatchSampler
 from yt8m.errors import ConfigError
 from yt8m.explore.statistics import ClassScores, Overview
+from yt8m.explore.vectors import Vectors, vectors
 
 
 class SubsetSampler(BatchSampler):
@@ -38,8 +39,16 @@ class SubsetSampler(BatchSampler):
         return np.sort(super().order()[: self.num_records])
 
 
-def open_partition(datamodule: YT8MDataModule, partition: str, limit: int | None) -> Loader:
-    """A loader of a partition's records, or `limit` of them.
+def open_partition(
+    datamodule: YT8MDataModule, partition: str, limit: int | None, video: str | None
+) -> Loader:
+    """A loader of a partition's records, or `limit` of them, whose batches are `Vectors`.
+
+    Args:
+        datamodule: knows the shards.
+        partition: its name.
+        limit: at most so many records; None for all.
+        video: id of the video whose frames are kept; None for the first.
 
     Raises:
         ConfigError: the partition does not exist.
@@ -55,7 +64,8 @@ def open_partition(datamodule: YT8MDataModule, partition: str, limit: int | None
         seed=datamodule.seed,
         window=datamodule.shuffle_window,
     )
-    return Loader(dataset, sampler, datamodule.num_workers)
+    reduce = partial(vectors, level=dataset.level, wanted=video, quantization=datamodule.quantization)
+    return Loader(dataset, sampler, datamodule.num_workers, reduce=reduce)
 
 
 def two_passes(
@@ -64,12 +74,11 @@ def two_passes(
     top_classes: int,
     seed: int,
     console: Console,
-    quantization: tuple[float, float] = RANGE,
 ) -> tuple[Overview, ClassScores | None, int]:
     """Run both passes, each with a progress bar; also return the number of skipped records.
 
     Args:
-        loader: reads the same records in the same order each time.
+        loader: as `open_partition` gives for this video; reads the same records in the same order each time.
         video: id of the video whose frames are kept; None for the first.
         top_classes: number of classes that the second pass compares. Without labels there is no second pass.
         seed: of the sample.
@@ -85,9 +94,7 @@ def two_passes(
         dataset.feature_size,
         dataset.level,
         SEGMENT_FRAMES if dataset.level == "segment" else dataset.max_frames,
-        video,
         seed,
-        quantization,
     )
     skipped = _pass(loader, overview.add, "counting", console)
     if not overview.videos and overview.unrated:
@@ -112,14 +119,14 @@ def two_passes(
     return overview, scores, skipped + len(dataset.errors)
 
 
-def _pass(loader: Loader, add: Callable[[Batch], None], title: str, console: Console) -> int:
+def _pass(loader: Loader, add: Callable[[Vectors], None], title: str, console: Console) -> int:
     """Call `add` with every batch; return the number of skipped records."""
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     skipped = 0
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(title, total=loader.batch_sampler.num_records)
         for batch in loader:
-            add(batch)
+            add(cast(Vectors, batch))
             skipped += len(batch.errors)
             rows = len(batch) if batch.videos is None else len(set(batch.videos.tolist()))
             progress.advance(task, rows + batch.unrated + len(batch.errors))

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter
 
-from yt8m.explore.statistics import EDGES, Video
+from yt8m.explore.statistics import EDGES
+from yt8m.explore.vectors import Video
 
 BLUE, RED = "C0", "C5"
 GREY = "#8A8A8A"
@@ -29,18 +30,17 @@ _LIGHT = ("#ffffff", "#1d2126", "#0072b2 #e69f00 #009e73 #cc79a7 #56b4e9 #d55e00
 _DARK = ("#1b1f24", "#e6e8eb", "#4aa6de #e9b341 #26b086 #dc8fbc #8cc9ee #f08036 #f0e442")
 
 
-def png(draw: Callable[..., Figure], *arguments: Any) -> tuple[bytes, bytes]:
-    """The figure of `draw(*arguments)` for the light and the dark scheme, at 200 dots per inch."""
-    light, dark = (_render(scheme, draw, *arguments) for scheme in (_LIGHT, _DARK))
-    return light, dark
+def png(draw: Callable[[], Figure]) -> tuple[bytes, bytes]:
+    """The figure that `draw` makes, for the light and the dark scheme, at 200 dots per inch."""
+    return _render(_LIGHT, draw), _render(_DARK, draw)
 
 
-def _render(scheme: tuple[str, str, str], draw: Callable[..., Figure], *arguments: Any) -> bytes:
+def _render(scheme: tuple[str, str, str], draw: Callable[[], Figure]) -> bytes:
     file = io.BytesIO()
     with warnings.catch_warnings(), mpl.rc_context(_style(*scheme)):
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # it is drawn as a box
         # Without the program's version, so that the same data give the same file.
-        draw(*arguments).savefig(file, format="png", dpi=200, metadata={"Software": None})
+        draw().savefig(file, format="png", dpi=200, metadata={"Software": None})
     return file.getvalue()
 
 

@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from yt8m.datamodules.dataset import ShardDataset
 from yt8m.explore import plots
-from yt8m.explore.plots import png
 from yt8m.explore.statistics import ClassScores, Overview, principal_components
 from yt8m.labels import ClassInfo
 
@@ -20,19 +21,22 @@ GROUPS = 7  # colors in the projection
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot: file name, description in words, PNGs for both schemes, and a title if its section has several plots."""
+    """A plot: file name, description in words, what draws it, and a title if its section has several plots.
+
+    ``images`` are the PNGs for the light and the dark scheme, empty until the plot is drawn.
+    """
 
     file: str
     description: str
-    light: bytes
-    dark: bytes
+    figure: Callable[[], Figure]
     title: str = ""
+    images: tuple[bytes, bytes] = (b"", b"")
 
     @classmethod
     def of(
-        cls, file: str, description: str, draw: Callable[..., Any], *arguments: Any, title: str = ""
+        cls, file: str, description: str, draw: Callable[..., Figure], *arguments: Any, title: str = ""
     ) -> "Plot":
-        return cls(file, description, *png(draw, *arguments), title)
+        return cls(file, description, partial(draw, *arguments), title)
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def make_sections(
     classes: Sequence[ClassInfo],
     features: dict[str, int],
 ) -> list[Section]:
-    """All sections that the data can fill, in the page's order.
+    """All sections that the data can fill, in the page's order; their plots are not drawn yet.
 
     Args:
         overview: the finished first pass.

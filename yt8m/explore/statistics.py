@@ -1,48 +1,16 @@
 """Accumulators, each for one pass over a dataset. Their size depends on C and D, not on the number of videos."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from yt8m.datamodules.batch import Batch
-from yt8m.datamodules.quantization import RANGE, as_floats, dequantize
+from yt8m.explore.vectors import Vectors, Video
 
 SAMPLE = 2000  # videos kept for the projection
 # Bin edges of the score histograms, in standard deviations; the outer bins also count what is beyond.
 EDGES = np.linspace(-4, 12, 161)
-
-
-def video_vectors(batch: Batch, level: str, quantization: tuple[float, float]) -> np.ndarray:
-    """One vector per row of the batch: the mean of its dequantized frames; at video level, its features.
-
-    float32 [B, D]. May share memory with the batch.
-    """
-    if level == "video":
-        return batch.features.numpy()
-    # Summing integers, video by video, is three times as fast as converting every frame to floats.
-    quantized = batch.features.dtype == torch.uint8
-    dtype = torch.int32 if quantized else torch.float32
-    videos = torch.split(batch.features, batch.num_frames.tolist())
-    sums = [frames.sum(0, dtype=dtype) for frames in videos]
-    means = torch.stack(sums) / batch.num_frames[:, None]
-    return (dequantize(means, quantization) if quantized else means).numpy()
-
-
-@dataclass
-class Video:
-    """One video's features as stored, uint8 or float32 [T, D], its classes, and the (min, max) of uint8 features."""
-
-    id: str
-    frames: np.ndarray
-    classes: list[int]
-    quantization: tuple[float, float] = RANGE
-
-    def values(self) -> np.ndarray:
-        """The features as the network sees them, float32 [T, D]."""
-        return as_floats(torch.from_numpy(self.frames), self.quantization).numpy()
 
 
 class Sample:
@@ -83,24 +51,12 @@ class Overview:
         feature_size: D.
         level: `frame`, `video` or `segment`.
         max_frames: upper bound of the frames of a video.
-        video: id of the video whose frames are kept; None for the first.
         seed: of the sample.
-        quantization: (min, max) of features stored as uint8.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        feature_size: int,
-        level: str,
-        max_frames: int,
-        video: str | None = None,
-        seed: int = 0,
-        quantization: tuple[float, float] = RANGE,
-    ):
+    def __init__(self, num_classes: int, feature_size: int, level: str, max_frames: int, seed: int = 0):
         self.level = level
         self.rows = "segments" if level == "segment" else "videos"  # what is counted
-        self.quantization = quantization
         self.videos = 0
         self.unrated = 0  # videos that were left out because none of their segments is rated
         self.labelled = 0  # videos with known labels, even if they have none
@@ -109,16 +65,15 @@ class Overview:
         self.frames_per_video = np.zeros(max_frames + 1, np.int64)  # videos by number of frames
         self.sample = Sample(SAMPLE, feature_size, seed)
         self.video: Video | None = None
-        self._wanted = video
         self._sums = np.zeros((2, feature_size))  # of the values, and of their squares
         self._half = Half(num_classes, feature_size)
 
-    def add(self, batch: Batch) -> None:
-        """Count a batch. Keeps none of its memory."""
+    def add(self, batch: Vectors) -> None:
+        """Count a batch. Keeps none of its memory but the frames of the first video that has some."""
         self.unrated += batch.unrated
         if not len(batch):
             return
-        vectors = video_vectors(batch, self.level, self.quantization)
+        vectors = batch.features.numpy()
         classes: list[list[int]] = [[] for _ in range(len(batch))]
         if batch.label_index is not None:
             rows, columns = batch.label_index.numpy().T
@@ -134,8 +89,7 @@ class Overview:
         self._sums += vectors.sum(axis=0, dtype=np.float64), np.square(vectors).sum(axis=0, dtype=np.float64)
         self.sample.add(vectors, classes)
         self.videos += len(batch)
-        if self.video is None and self.level != "video":
-            self._keep_video(batch, classes)
+        self.video = self.video or batch.video
 
     @property
     def mean(self) -> np.ndarray:
@@ -158,14 +112,6 @@ class Overview:
     def class_means(self, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Means with and without each class over every other video, float64 [K, D]; NaN if there is no such video."""
         return self._half.means(classes)
-
-    def _keep_video(self, batch: Batch, classes: list[list[int]]) -> None:
-        if self._wanted is not None and self._wanted not in batch.ids:
-            return
-        row = 0 if self._wanted is None else batch.ids.index(self._wanted)
-        end = int(batch.num_frames[: row + 1].sum())
-        frames = batch.features[end - int(batch.num_frames[row]) : end].numpy().copy()
-        self.video = Video(batch.ids[row], frames, classes[row], self.quantization)
 
 
 class Half:
@@ -212,7 +158,7 @@ class ClassScores:
         self.together = np.zeros((len(classes), len(classes)), np.int64)  # [K, K] videos with both
         # The third axis: videos without the class, and with it.
         self.histograms = np.zeros((len(features), len(classes), 2, len(EDGES) - 1), np.int64)
-        self._level, self._quantization, self._seen = overview.level, overview.quantization, 0
+        self._seen = 0
         self._place = np.full(len(overview.label_counts), -1)
         self._place[classes] = np.arange(len(classes))
         present, absent = overview.class_means(classes)
@@ -228,7 +174,7 @@ class ClassScores:
         scores = overview.sample.vectors @ self._directions
         self._center, self._scale = scores.mean(axis=0), np.maximum(scores.std(axis=0), 1e-12)
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: Vectors) -> None:
         """Count a batch. Keeps none of its memory."""
         if not len(batch) or batch.label_index is None:
             return
@@ -240,7 +186,7 @@ class ClassScores:
         first = 1 - self._seen % 2
         self._seen += len(batch)
         member = member[first::2]
-        vectors = video_vectors(batch, self._level, self._quantization)[first::2]
+        vectors = batch.features.numpy()[first::2]
         scores = (vectors @ self._directions - self._center) / self._scale
         bins = np.clip(np.searchsorted(EDGES, scores, "right") - 1, 0, len(EDGES) - 2)
         bins = bins.reshape(len(member), -1, len(self.classes))  # [B, F, K]

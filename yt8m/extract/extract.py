@@ -1,6 +1,5 @@
 """Extraction: from video files to shards of both levels."""
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext
@@ -11,6 +10,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
+from yt8m.cpus import available_cpus
 from yt8m.errors import ConfigError, DataError, WriteError, require
 from yt8m.extract.bucket import BucketOutput
 from yt8m.extract.compare import compare
@@ -45,8 +45,8 @@ def extract(config: dict[str, Any]) -> None:
     place = bucket or output  # for messages
     if bucket and config["compare"]:
         raise ConfigError(f"compare: expected output=DIR, a local folder, with it, found {bucket}")
-    jobs = config["jobs"] or min(4, os.cpu_count() or 1)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    jobs = config["jobs"] or min(4, available_cpus())
+    threads = max(1, available_cpus() // jobs)
     find_videos(patterns, output, Manifest({}))  # before weights are loaded
     extractor = FeatureExtractor.load(
         config["weights"], audio=config["audio"], device=config["device"], threads=threads

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from rich.table import Column, Table
 
 from yt8m.build import build
+from yt8m.cpus import available_cpus
 from yt8m.errors import ConfigError, DataError, ReaderError
 from yt8m.files import write_json
 from yt8m.metric_table import PARTITIONS
@@ -113,11 +114,6 @@ def parse_arguments(config: dict[str, Any]) -> tuple[int, Path | None, Path | No
         if file.exists() and not config["overwrite"]:
             raise ConfigError(f"json: {file} exists; choose another file, or set overwrite=true")
     return config["jobs"] or available_cpus(), paths["json"], paths["repair"]
-
-
-def available_cpus() -> int:
-    """Processors available to this process; all of them on systems without CPU affinity, such as macOS."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def prepare_repair(folder: Path, shards: Sequence[Path | RemoteShard], overwrite: bool) -> None:
