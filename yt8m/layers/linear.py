@@ -12,13 +12,13 @@ class Linear(nn.Linear):
     Rows of such a result are not aligned, and MKL takes up to 1.5 times as long for the product. `W xᵀ` has rows of the
     batch's length instead: that is computed here, and transposed.
 
-    On a GPU, under autocast, in another dtype than float32, and compiled or exported it is `nn.Linear`.
+    On a GPU, under autocast, in another dtype than float32, and exported it is `nn.Linear`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if (
             self.out_features % ALIGNED == 0
-            or torch.compiler.is_compiling()
+            or torch.compiler.is_exporting()
             or x.device.type != "cpu"
             or x.dtype != torch.float32
             or torch.is_autocast_enabled("cpu")
