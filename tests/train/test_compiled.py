@@ -10,7 +10,7 @@ from tests.training import TINY, run_command, train
 from yt8m.models.fourier_net import FourierNet
 from yt8m.models.nn_stream_lstm import NNStreamLSTM
 from yt8m.train import compiled
-from yt8m.train.compiled import Compile, _try, _unchanged, compile_in_place
+from yt8m.train.compiled import Compile, _try, _unchanged
 
 SIZES = {"feature_sizes": {"rgb": 6, "audio": 4}, "num_classes": 5, "width": 0.001}
 
@@ -111,11 +111,27 @@ def test_a_trial_leaves_statistics_modes_and_random_numbers_alone():
     assert all(weight.grad is None for weight in network.parameters())
 
 
-def test_cuda_graphs_need_one_shape_one_part_and_gradients_of_one_batch(monkeypatch):
-    modes = [Compile("max")._mode(*case) for case in ((True, 1), (True, 2), (False, 1))]
-    assert modes == ["max-autotune", *["max-autotune-no-cudagraphs"] * 2]
-    assert Compile(True)._mode(True, 1) == "default"
-    used = []
-    monkeypatch.setattr(nn.Module, "compile", lambda part, **options: used.append(options["mode"]))
-    compile_in_place(FourierNet(num_classes=5, bandwidths=(0.4, 0.5), width=0.01), True, "max-autotune")
-    assert used == ["max-autotune-no-cudagraphs"] * 2
+def test_what_max_cannot_compile_is_compiled_without(tmp_path, tiny_sample, tiny_run, backend, monkeypatch):
+    def no_max(graph, inputs, **options):
+        if "mode" in options:
+            raise AssertionError
+        return backend(graph, inputs)
+
+    monkeypatch.setattr(compiled, "BACKEND", no_max)
+    metrics = train(tmp_path, *TINY, *tiny_sample, "compile=max")
+    assert metrics["compiled"]
+    assert_equal(weights(tmp_path), weights(tiny_run))
+    (line,) = [line for line in (tmp_path / "train.log").read_text().splitlines() if "WARNING" in line]
+    assert (
+        "compile: NNStreamLSTM is compiled without tuning, as by compile=true: AssertionError at test_compiled.py:"
+        in line
+    )
+
+
+def test_cuda_graphs_need_one_shape_one_part_and_gradients_of_one_batch():
+    one, two = (FourierNet(num_classes=5, bandwidths=parts, width=0.01) for parts in ([0.4], [0.4, 0.5]))
+    graphs, none = ["max-autotune", "default"], ["max-autotune-no-cudagraphs", "default"]
+    assert Compile("max").modes(one, True, 1) == graphs
+    for case in ((one, True, 2), (one, False, 1), (two, True, 1)):
+        assert Compile("max").modes(*case) == none
+    assert Compile(True).modes(one, True, 1) == ["default"]

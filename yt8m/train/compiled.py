@@ -3,8 +3,10 @@
 import contextlib
 import logging
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -31,9 +33,10 @@ class Compile(Callback):
     """Compiles the network in place, before the first step: names and values of its weights stay as they are.
 
     A trial of a forward and a backward pass, and of one in evaluation, shows whether the network can be compiled. If
-    not, it runs as it is, after one line of warning. Recurrent layers stay PyTorch's own kernels, between the compiled
-    parts, and of a network with a `training_loss`, its parts are compiled one by one. The trial leaves weights,
-    buffers, and random numbers as it found them, so a resumed run is as exact as any.
+    not, it runs as it is, after one line of warning; what `max` cannot compile is tried without first. Recurrent layers
+    stay PyTorch's own kernels, between the compiled parts, and of a network with a `training_loss`, its parts are
+    compiled one by one. The trial leaves weights, buffers, and random numbers as it found them, so a resumed run is as
+    exact as any.
 
     Where all batches have one shape (video vectors, or `dataset.pad_to=max`), the graphs are made for that shape, and
     once more for an epoch's last, smaller batch. Where lengths vary, they are made once, for any number of videos and
@@ -56,36 +59,44 @@ class Compile(Callback):
             _refuse(name, "its weights are sharded (trainer=fsdp)")
             return
         one_shape = not classifier.needs_frames or classifier.hparams["pad_to"] == "max"
-        began = time.perf_counter()
-        # Of torch's own tracing.
+        # Of torch's own tracing and tuning. What it can't compile is said below, without its traceback.
         warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
-        torch._dynamo.reset()  # what earlier jobs of a sweep compiled counts toward the limit of graphs
+        warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
+        logging.getLogger("torch._functorch").setLevel(logging.ERROR)
         torch._dynamo.config.recompile_limit = _GRAPHS
-        mode = self._mode(one_shape, trainer.accumulate_grad_batches)
-        compile_in_place(network, one_shape, mode)
-        try:
-            with _unchanged(network, classifier.device), trainer.precision_plugin.forward_context():
-                _try(network, lambda: _trial(classifier, trainer, one_shape))
-        except Exception as error:  # of many types, from torch's tracing, a backend or a compiler
-            for part in _compiled_parts(network):
-                part._compiled_call_impl = None
-            _refuse(name, _reason(error))
-            return
-        self.done = True
-        log.info("compiled %s in %.1f s", name, time.perf_counter() - began)
+        for mode in self.modes(network, one_shape, trainer.accumulate_grad_batches):
+            began = time.perf_counter()
+            torch._dynamo.reset()  # what earlier jobs of a sweep compiled counts toward the limit of graphs
+            compile_in_place(network, one_shape, mode)
+            try:
+                with _unchanged(network, classifier.device), trainer.precision_plugin.forward_context():
+                    _try(network, lambda: _trial(classifier, trainer, one_shape))
+            except Exception as error:  # of many types, from torch's tracing, a backend or a compiler
+                for part in _compiled_parts(network):
+                    part._compiled_call_impl = None
+                if mode == "default":
+                    _refuse(name, _reason(error))
+                else:
+                    log.warning(
+                        "compile: %s is compiled without tuning, as by compile=true: %s", name, _reason(error)
+                    )
+            else:
+                self.done = True
+                log.info("compiled %s in %.1f s", name, time.perf_counter() - began)
+                return
 
-    def _mode(self, one_shape: bool, accumulated: int) -> str:
-        """The mode of `torch.compile`."""
+    def modes(self, network: nn.Module, one_shape: bool, accumulated: int) -> list[str]:
+        """The modes of `torch.compile` to try, in this order."""
         if self.how != "max":
-            return "default"
-        # A CUDA graph keeps its gradients in memory that its next run overwrites: they cannot be accumulated.
-        return "max-autotune" if one_shape and accumulated == 1 else "max-autotune-no-cudagraphs"
+            return ["default"]
+        # A CUDA graph keeps its results and gradients in memory that its next run overwrites. So gradients cannot be
+        # accumulated, and of several parts, one would overwrite what the others still need.
+        graphs = one_shape and accumulated == 1 and len(_compiled_parts(network)) == 1
+        return ["max-autotune" if graphs else "max-autotune-no-cudagraphs", "default"]
 
 
 def compile_in_place(network: nn.Module, one_shape: bool, mode: str = "default") -> None:
     """Let `torch.compile` compile the network when it is first called: for inputs of one shape, or of any length."""
-    if mode == "max-autotune" and len(_compiled_parts(network)) > 1:
-        mode = "max-autotune-no-cudagraphs"  # a graph per part would overwrite what the others still need
     for part in _compiled_parts(network):
         part.compile(backend=BACKEND, dynamic=None if one_shape else True, mode=mode)
 
@@ -110,10 +121,13 @@ def _refuse(name: str, reason: str) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of the innermost error."""
+    """The first line of the innermost error, or, if it has no message, its type and where it was raised."""
     while inner := getattr(error, "inner_exception", None) or error.__cause__:
         error = inner
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if line := next((line.strip() for line in str(error).splitlines() if line.strip()), ""):
+        return line
+    name, frames = type(error).__name__, traceback.extract_tb(error.__traceback__)
+    return f"{name} at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else name
 
 
 def _trial(classifier: VideoClassifier, trainer: pl.Trainer, one_shape: bool) -> tuple[Tensor | None, ...]:
