@@ -271,24 +271,3 @@ def test_surroundings_that_fail_end_in_one_line(tmp_path, tiny_sample):
         assert "Exception ignored" not in done.stderr
         errors = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
         assert len(errors) == 1, (line, done.stderr)
-
-
-def test_lightning_is_imported_without_scipy_which_stays_whole():
-    """In a process of its own, because this one has imported it."""
-    code = """
-import importlib, sys
-from yt8m import cli
-with cli._scipy_on_demand():
-    importlib.import_module("yt8m.train.run")
-assert "torchmetrics" in sys.modules
-assert not {"scipy.signal", "scipy.stats", "scipy.optimize", "scipy.sparse"} & {*sys.modules}
-import scipy.signal
-assert scipy.signal.firwin(3, 0.5).shape == (3,)
-for wanted in ("import scipy.signal.windows as w; w.hamming", "from scipy.signal import firwin"):
-    for name in [name for name in sys.modules if name.startswith("scipy")]:
-        del sys.modules[name]
-    with cli._scipy_on_demand():
-        exec(wanted)
-"""
-    pytest.importorskip("scipy")
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -22,6 +22,7 @@ from io import TextIOWrapper
 from types import ModuleType
 from typing import Any, NoReturn, cast
 
+from yt8m.deferred import without_plots_and_signals
 from yt8m.errors import ConfigError, YT8MError
 from yt8m.storage.credentials import REMEDY, holds_credentials
 
@@ -211,40 +212,11 @@ def _import(module: str) -> ModuleType:
         return sys.modules[module]
     gc.disable()
     try:
-        with _ctrl_c_exits(), _scipy_on_demand():
+        with _ctrl_c_exits(), without_plots_and_signals():
             return importlib.import_module(module)
     finally:
         gc.enable()
         gc.freeze()
-
-
-@contextmanager
-def _scipy_on_demand() -> Iterator[None]:
-    """Import torchmetrics without `scipy.signal`, of which it only asks whether it has `hamming`.
-
-    Where scipy is installed, as for `hparams_search=optuna`, this is a quarter of the time that Lightning's import
-    takes. Whatever else asks for anything of `scipy.signal` meanwhile gets the real module.
-    """
-    name = "scipy.signal"
-    if name in sys.modules or importlib.util.find_spec("scipy") is None:
-        yield
-        return
-
-    def attribute(wanted: str) -> Any:
-        if wanted == "__file__":  # which `inspect` asks all modules for
-            raise AttributeError(wanted)
-        if sys.modules.get(name) is stand_in:
-            del sys.modules[name]
-        return getattr(importlib.import_module(name), wanted)
-
-    stand_in = ModuleType(name)
-    stand_in.__dict__.update(hamming=None, __getattr__=attribute)
-    sys.modules[name] = stand_in
-    try:
-        yield
-    finally:
-        if sys.modules.get(name) is stand_in:
-            del sys.modules[name]
 
 
 def _fail(message: str, code: int) -> NoReturn:
