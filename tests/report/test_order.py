@@ -17,10 +17,10 @@ def test_every_class_of_the_sample_counts_in_its_family():
 
 def test_networks_are_ranked_by_the_order_only_classes():
     rows = [
-        order.Row("dbof", (0.5, 0.96, 0.4), 1_250_000, 8),
-        order.Row("lstm", (0.93, 0.9, 0.8), 730_000, 15),
+        order.Row("dbof", (0.5, 0.96, 0.4), 1_250_000, 9600, 8),
+        order.Row("lstm", (0.93, 0.9, 0.8), 730_000, 2400, 15),
     ]
     assert order.table(rows).splitlines()[2:] == [
-        "| `lstm` | 0.930 | 0.900 | 0.800 | 0.73 M | 15 |",
-        "| `dbof` | 0.500 | 0.960 | 0.400 | 1.25 M | 8 |",
+        "| `lstm` | 0.930 | 0.900 | 0.800 | 0.73 M | 2,400 | 15 |",
+        "| `dbof` | 0.500 | 0.960 | 0.400 | 1.25 M | 9,600 | 8 |",
     ]
