@@ -50,6 +50,8 @@ assert len(axes.lines) == 1
         "from scipy.signal import firwin",
         "from matplotlib.figure import Figure; Figure().subplots()",
         "from matplotlib import colormaps; import matplotlib.pyplot as plt; plt.subplots()",
+        "from matplotlib.axes import Axes; assert Axes.__module__.startswith('matplotlib.')",
+        "from matplotlib.pyplot import Figure, style; assert Figure.__module__ == 'matplotlib.figure'; style.available",
         "import matplotlib.pyplot as plt; plt.subplots(); from matplotlib.axes import Axes; Axes.plot",
     ],
 )

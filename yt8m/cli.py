@@ -9,7 +9,6 @@ start-up ends in one line, too.
 import errno
 import gc
 import importlib
-import importlib.util
 import logging
 import os
 import signal

@@ -30,7 +30,7 @@ _NEEDED: dict[str, dict[str, dict[str, Any]]] = {
 def without_plots_and_signals() -> Iterator[None]:
     """Import torchmetrics without matplotlib and `scipy.signal`, where they are installed: a quarter of the time.
 
-    Whatever asks for anything else of these modules, meanwhile or later, gets the real ones.
+    All other modules, and torchmetrics if it asks for anything else, get the real ones, meanwhile or later.
     """
     made = [stand_ins for package in _NEEDED if (stand_ins := _stand_ins(package))]
     for stand_ins in made:
@@ -43,26 +43,30 @@ def without_plots_and_signals() -> Iterator[None]:
 
 
 def _stand_ins(package: str) -> dict[str, ModuleType]:
-    """Modules of a package with what is needed of them; none if it is not installed, or imported already."""
-    needed = _NEEDED[package]
-    if any(name in sys.modules for name in needed) or importlib.util.find_spec(package) is None:
+    """Modules in place of a package's; none if it is not installed, or imported already."""
+    names = [*_NEEDED[package]]
+    if any(name in sys.modules for name in names) or importlib.util.find_spec(package) is None:
         return {}
-    made = {name: ModuleType(name) for name in needed}
+    made = {name: ModuleType(name) for name in names}
     for name, module in made.items():
         module.__spec__ = ModuleSpec(name, None)
-        module.__dict__.update(needed[name], __getattr__=_real_attributes(name, made))
+        module.__dict__["__getattr__"] = _attributes(name, made)
         parent, _, child = name.rpartition(".")
         if parent in made:
             setattr(made[parent], child, module)
     return made
 
 
-def _real_attributes(name: str, stand_ins: dict[str, ModuleType]) -> Callable[[str], Any]:
-    """What a stand-in does not have, from the real module."""
+def _attributes(name: str, stand_ins: dict[str, ModuleType]) -> Callable[[str], Any]:
+    """The attributes of a stand-in: what torchmetrics needs, for torchmetrics alone; else those of the real module."""
+    needed = _NEEDED[name.partition(".")[0]][name]
 
     def attribute(wanted: str) -> Any:
         if wanted == "__file__":  # which `inspect` asks all modules for
             raise AttributeError(wanted)
+        asking = str(sys._getframe(1).f_globals.get("__name__")).partition(".")[0]
+        if wanted in needed and asking == "torchmetrics":
+            return needed[wanted]
         _remove(stand_ins)
         return getattr(importlib.import_module(name), wanted)
 
