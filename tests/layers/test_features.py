@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from yt8m.errors import ConfigError
-from yt8m.layers.features import match_features, per_feature, split_features
+from yt8m.layers.features import PerFeature, match_features, split_features
 
 DEFAULTS = {"rgb": 20, "audio": 3}
 WITH_DEFAULT = DEFAULTS | {"default": 5}
@@ -49,7 +49,7 @@ def test_entries_that_do_not_fit_the_features_are_refused():
 
 def test_modules_are_held_for_features_of_any_name():
     names = ["rgb", "keys", "a.b", "a_b", "training", "forward"]
-    modules = per_feature(dict.fromkeys(names, 1), [nn.Linear(1, size + 1) for size in range(len(names))])
+    modules = PerFeature(dict.fromkeys(names, 1), [nn.Linear(1, size + 1) for size in range(len(names))])
     assert [module.out_features for module in modules.values()] == [1, 2, 3, 4, 5, 6]
     assert next(iter(modules)) == "rgb"  # checkpoints of usual features name their tensors plainly
     assert len(modules.state_dict()) == 2 * len(names)

@@ -18,18 +18,29 @@ def split_features(x: Tensor, feature_sizes: Mapping[str, int]) -> tuple[Tensor,
     return torch.split(x, list(feature_sizes.values()), dim=-1)
 
 
-def per_feature(feature_sizes: Mapping[str, int], modules: Iterable[nn.Module]) -> nn.ModuleDict:
-    """One module per feature, in configured order, under the feature's name.
+class PerFeature(nn.ModuleDict):
+    """One module per feature, in configured order, under the feature's name, each for its feature's columns.
 
     `nn.ModuleDict` refuses names with a dot and those of its own methods (`keys`), so these are spelled differently.
+
+    Args:
+        feature_sizes: size of each feature, in the order of its columns.
+        modules: one per feature.
     """
-    named = nn.ModuleDict()
-    for feature, module in zip(feature_sizes, modules, strict=True):
-        name = feature.replace(".", "_")
-        while hasattr(named, name) or name in named:
-            name += "_"
-        named[name] = module
-    return named
+
+    def __init__(self, feature_sizes: Mapping[str, int], modules: Iterable[nn.Module]):
+        super().__init__()
+        self._feature_sizes = dict(feature_sizes)
+        for feature, module in zip(feature_sizes, modules, strict=True):
+            name = feature.replace(".", "_")
+            while hasattr(self, name) or name in self:
+                name += "_"
+            self[name] = module
+
+    def forward(self, x: Tensor, *shared: Tensor) -> list[Tensor]:
+        """What each module returns for its columns of `x [..., D]` and what all of them get, such as `num_frames`."""
+        parts = split_features(x, self._feature_sizes)
+        return [module(part, *shared) for module, part in zip(self.values(), parts, strict=True)]
 
 
 def match_features(

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from yt8m.layers.arguments import switch
 from yt8m.layers.batch_norm import BatchNorm
-from yt8m.layers.features import match_features, per_feature, split_features
+from yt8m.layers.features import PerFeature, match_features
 from yt8m.layers.gates import ContextGate
 from yt8m.layers.masks import valid_frames
 from yt8m.layers.moe import MoE, ProbabilityGate
@@ -129,10 +129,9 @@ class PooledStreams(nn.Module):
         sample_frames: int | None,
     ):
         super().__init__()
-        self.feature_sizes = dict(feature_sizes)
         self.sample = SampleFrames(sample_frames)
         self.norm = BatchNorm(sum(feature_sizes.values()))
-        self.poolings = per_feature(feature_sizes, poolings)
+        self.poolings = PerFeature(feature_sizes, poolings)
         self.hidden = nn.Linear(sum(cast(int, pooling.output_size) for pooling in poolings), hidden_size)
         nn.init.normal_(self.hidden.weight, std=max(clusters) ** -0.5)
         nn.init.normal_(self.hidden.bias, std=0.01)
@@ -143,9 +142,7 @@ class PooledStreams(nn.Module):
 
     def forward(self, video: Tensor | None, frames: Tensor, num_frames: Tensor) -> Tensor:
         frames, num_frames = self.sample(frames, num_frames)
-        parts = split_features(self.norm(frames, num_frames), self.feature_sizes)
-        poolings = zip(self.poolings.values(), parts, strict=True)
-        pooled = torch.cat([pooling(x, num_frames) for pooling, x in poolings], dim=-1)
+        pooled = torch.cat(self.poolings(self.norm(frames, num_frames), num_frames), dim=-1)
         logits: Tensor = self.probability_gate(self.classifier(self.gate(self.hidden(pooled))))  # [B, C]
         return logits
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from yt8m.layers.attention import AttentionPooling
 from yt8m.layers.classifiers import make_classifier
-from yt8m.layers.features import match_features, per_feature, split_features
+from yt8m.layers.features import PerFeature, match_features
 from yt8m.layers.widths import scaled, whole
 
 HIDDEN_SIZES = {"rgb": 1024, "audio": 128, "default": 512}
@@ -50,11 +50,10 @@ class Attention(nn.Module):
         num_experts: int = 2,
     ):
         super().__init__()
-        self.feature_sizes = dict(feature_sizes)
         heads = whole(num_heads, "num_heads")
         chosen = match_features(feature_sizes, "hidden_sizes", HIDDEN_SIZES, hidden_sizes)
         head_sizes = [-(-scaled(size, width, "hidden_sizes") // heads) for size in chosen]  # rounded up
-        self.pools = per_feature(
+        self.pools = PerFeature(
             feature_sizes,
             (
                 AttentionPooling(size, heads, head_size)
@@ -67,7 +66,6 @@ class Attention(nn.Module):
         self.classifier = make_classifier(head, size, num_classes, num_experts)
 
     def forward(self, video: Tensor | None, frames: Tensor, num_frames: Tensor) -> Tensor:
-        parts = zip(self.pools.values(), split_features(frames, self.feature_sizes), strict=True)
-        pooled = torch.cat([pool(x, num_frames) for pool, x in parts], dim=-1)
+        pooled = torch.cat(self.pools(frames, num_frames), dim=-1)
         logits: Tensor = self.classifier(self.dropout(self.norm(pooled)))  # [B, C]
         return logits

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from yt8m.layers.dense import mlp
-from yt8m.layers.features import per_feature, split_features
+from yt8m.layers.features import PerFeature
 from yt8m.layers.keras import init_as_keras
 from yt8m.layers.linear import Linear
 from yt8m.layers.widths import scaled_all
@@ -40,16 +40,14 @@ class KerasNN(nn.Module):
         fusion_sizes: Sequence[int] = (4096,),
     ):
         super().__init__()
-        self.feature_sizes = dict(feature_sizes)
         mlp_sizes = scaled_all(mlp_sizes, width, "mlp_sizes")
         fusion_sizes = scaled_all(fusion_sizes, width, "fusion_sizes")
-        self.branches = per_feature(feature_sizes, (mlp(size, *mlp_sizes) for size in feature_sizes.values()))
+        self.branches = PerFeature(feature_sizes, (mlp(size, *mlp_sizes) for size in feature_sizes.values()))
         self.fusion = mlp(len(feature_sizes) * mlp_sizes[-1], *fusion_sizes)
         self.classifier = Linear(fusion_sizes[-1], num_classes)
         init_as_keras(self)
 
     def forward(self, video: Tensor, frames: Tensor | None, num_frames: Tensor) -> Tensor:
-        branches = zip(self.branches.values(), split_features(video, self.feature_sizes), strict=True)
-        embeddings = torch.cat([branch(x) for branch, x in branches], dim=-1)
+        embeddings = torch.cat(self.branches(video), dim=-1)
         logits: Tensor = self.classifier(self.fusion(embeddings))  # [B, C]
         return logits

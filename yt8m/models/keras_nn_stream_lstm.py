@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from yt8m.layers.dense import mlp, start_alive
-from yt8m.layers.features import match_features, per_feature, split_features
+from yt8m.layers.features import PerFeature, match_features
 from yt8m.layers.keras import KerasLSTM, init_as_keras
 from yt8m.layers.linear import Linear
 from yt8m.layers.masks import max_over_valid
@@ -82,14 +82,13 @@ class KerasNNStreamLSTM(nn.Module):
         fusion_sizes: Sequence[int] = (8192, 4096),
     ):
         super().__init__()
-        self.feature_sizes = dict(feature_sizes)
         scores = scaled(num_classes, width, "num_classes")
         mlp_sizes = scaled_all(mlp_sizes, width, "mlp_sizes")
         projection_size = scaled(projection_size, width, "projection_size")
         embedding_size = scaled(embedding_size, width, "embedding_size")
         fusion_sizes = scaled_all(fusion_sizes, width, "fusion_sizes")
         hidden = match_features(feature_sizes, "hidden_sizes", HIDDEN_SIZES, hidden_sizes)
-        self.branches = per_feature(
+        self.branches = PerFeature(
             feature_sizes, (mlp(size, *mlp_sizes, scores) for size in feature_sizes.values())
         )
         streams = [
@@ -103,7 +102,7 @@ class KerasNNStreamLSTM(nn.Module):
             )
             for size, hidden_of in zip(feature_sizes.values(), hidden, strict=True)
         ]
-        self.streams = per_feature(feature_sizes, streams)
+        self.streams = PerFeature(feature_sizes, streams)
         self.fusion = mlp(2 * len(feature_sizes) * scores, *fusion_sizes)
         self.classifier = Linear(fusion_sizes[-1], num_classes)
         init_as_keras(self)
@@ -111,8 +110,6 @@ class KerasNNStreamLSTM(nn.Module):
             start_alive(stream.bottleneck)
 
     def forward(self, video: Tensor, frames: Tensor, num_frames: Tensor) -> Tensor:
-        branches = zip(self.branches.values(), split_features(video, self.feature_sizes), strict=True)
-        streams = zip(self.streams.values(), split_features(frames, self.feature_sizes), strict=True)
-        scores = [branch(x) for branch, x in branches] + [stream(x, num_frames) for stream, x in streams]
+        scores = [*self.branches(video), *self.streams(frames, num_frames)]
         logits: Tensor = self.classifier(self.fusion(torch.cat(scores, dim=-1)))  # [B, C]
         return logits

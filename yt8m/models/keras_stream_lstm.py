@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from yt8m.layers.dense import mlp
-from yt8m.layers.features import match_features, per_feature, split_features
+from yt8m.layers.features import PerFeature, match_features
 from yt8m.layers.keras import KerasLSTM, init_as_keras
 from yt8m.layers.linear import Linear
 from yt8m.layers.masks import max_over_valid
@@ -68,12 +68,11 @@ class KerasStreamLSTM(nn.Module):
         fusion_sizes: Sequence[int] = (8192, 4096),
     ):
         super().__init__()
-        self.feature_sizes = dict(feature_sizes)
         projection_size = scaled(projection_size, width, "projection_size")
         embedding_size = scaled(embedding_size, width, "embedding_size")
         fusion_sizes = scaled_all(fusion_sizes, width, "fusion_sizes")
         hidden = match_features(feature_sizes, "hidden_sizes", HIDDEN_SIZES, hidden_sizes)
-        self.streams = per_feature(
+        self.streams = PerFeature(
             feature_sizes,
             (
                 Stream(
@@ -87,8 +86,6 @@ class KerasStreamLSTM(nn.Module):
         init_as_keras(self)
 
     def forward(self, video: Tensor | None, frames: Tensor, num_frames: Tensor) -> Tensor:
-        parts = split_features(frames, self.feature_sizes)
-        streams = zip(self.streams.values(), parts, strict=True)
-        embeddings = torch.cat([stream(x, num_frames) for stream, x in streams], dim=-1)
+        embeddings = torch.cat(self.streams(frames, num_frames), dim=-1)
         logits: Tensor = self.classifier(self.fusion(embeddings))  # [B, C]
         return logits

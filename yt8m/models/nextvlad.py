@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from yt8m.layers.batch_norm import BatchNorm
-from yt8m.layers.features import match_features, per_feature, split_features
+from yt8m.layers.features import PerFeature, match_features
 from yt8m.layers.gates import SEGate
 from yt8m.layers.linear import Linear
 from yt8m.layers.masks import valid_frames
@@ -106,7 +106,6 @@ class NeXtVLAD(nn.Module):
         sample_frames: int | None = None,
     ):
         super().__init__()
-        self.feature_sizes = dict(feature_sizes)
         clusters = match_features(feature_sizes, "num_clusters", NUM_CLUSTERS, num_clusters)
         counts = [
             whole(count, "groups", 10_000)
@@ -124,7 +123,7 @@ class NeXtVLAD(nn.Module):
             for size, count, cluster in zip(feature_sizes.values(), counts, clusters, strict=True)
         ]
         self.sample = SampleFrames(sample_frames)
-        self.poolings = per_feature(feature_sizes, poolings)
+        self.poolings = PerFeature(feature_sizes, poolings)
         self.dropout = nn.Dropout(dropout)
         self.hidden = nn.Linear(sum(pooling.output_size for pooling in poolings), hidden_size, bias=False)
         self.norm = BatchNorm(hidden_size)
@@ -138,8 +137,7 @@ class NeXtVLAD(nn.Module):
 
     def forward(self, video: Tensor | None, frames: Tensor, num_frames: Tensor) -> Tensor:
         frames, num_frames = self.sample(frames, num_frames)
-        poolings = zip(self.poolings.values(), split_features(frames, self.feature_sizes), strict=True)
-        pooled = torch.cat([pooling(x, num_frames) for pooling, x in poolings], dim=-1)
+        pooled = torch.cat(self.poolings(frames, num_frames), dim=-1)
         hidden = self.norm(self.hidden(self.dropout(pooled)))
         logits: Tensor = self.classifier(self.gate(hidden))  # [B, C]
         return logits

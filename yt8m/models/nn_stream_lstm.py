@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from yt8m.layers.dense import mlp
-from yt8m.layers.features import match_features, per_feature, split_features
+from yt8m.layers.features import PerFeature, match_features
 from yt8m.layers.linear import Linear
 from yt8m.layers.recurrent import BidirectionalLSTM
 from yt8m.layers.widths import scaled, scaled_all, whole
@@ -85,20 +85,19 @@ class NNStreamLSTM(nn.Module):
         dropout: float = 0.5,
     ):
         super().__init__()
-        self.feature_sizes = dict(feature_sizes)
         projection_size = scaled(projection_size, width, "projection_size")
         scores = scaled(num_classes, width, "num_classes")
         layers = whole(num_layers, "num_layers")
         mlps = match_features(feature_sizes, "mlp_sizes", MLP_SIZES, mlp_sizes)
         hidden = match_features(feature_sizes, "hidden_sizes", HIDDEN_SIZES, hidden_sizes)
-        self.branches = per_feature(
+        self.branches = PerFeature(
             feature_sizes,
             (
                 Branch(size, scaled_all(mlp_of, width, "mlp_sizes"), scores)
                 for size, mlp_of in zip(feature_sizes.values(), mlps, strict=True)
             ),
         )
-        self.streams = per_feature(
+        self.streams = PerFeature(
             feature_sizes,
             (
                 Stream(
@@ -111,8 +110,6 @@ class NNStreamLSTM(nn.Module):
         self.classifier = Linear(scores, num_classes)
 
     def forward(self, video: Tensor, frames: Tensor, num_frames: Tensor) -> Tensor:
-        branches = zip(self.branches.values(), split_features(video, self.feature_sizes), strict=True)
-        streams = zip(self.streams.values(), split_features(frames, self.feature_sizes), strict=True)
-        scores = [branch(x) for branch, x in branches] + [stream(x, num_frames) for stream, x in streams]
+        scores = [*self.branches(video), *self.streams(frames, num_frames)]
         logits: Tensor = self.classifier(self.fusion(torch.cat(scores, dim=-1)))  # [B, C]
         return logits

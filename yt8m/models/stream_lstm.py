@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from yt8m.layers.dense import mlp, start_alive
-from yt8m.layers.features import match_features, per_feature, split_features
+from yt8m.layers.features import PerFeature, match_features
 from yt8m.layers.linear import Linear
 from yt8m.layers.recurrent import BidirectionalLSTM
 from yt8m.layers.widths import scaled, scaled_all, whole
@@ -77,13 +77,12 @@ class StreamLSTM(nn.Module):
         fusion_sizes: Sequence[int] = (8192, 4096),
     ):
         super().__init__()
-        self.feature_sizes = dict(feature_sizes)
         projection_size = scaled(projection_size, width, "projection_size")
         embedding_size = scaled(embedding_size, width, "embedding_size")
         fusion_sizes = scaled_all(fusion_sizes, width, "fusion_sizes")
         layers = whole(num_layers, "num_layers")
         hidden = match_features(feature_sizes, "hidden_sizes", HIDDEN_SIZES, hidden_sizes)
-        self.streams = per_feature(
+        self.streams = PerFeature(
             feature_sizes,
             (
                 Stream(
@@ -101,8 +100,6 @@ class StreamLSTM(nn.Module):
         self.classifier = Linear(fusion_sizes[-1], num_classes)
 
     def forward(self, video: Tensor | None, frames: Tensor, num_frames: Tensor) -> Tensor:
-        parts = split_features(frames, self.feature_sizes)
-        streams = zip(self.streams.values(), parts, strict=True)
-        embeddings = torch.cat([stream(x, num_frames) for stream, x in streams], dim=-1)
+        embeddings = torch.cat(self.streams(frames, num_frames), dim=-1)
         logits: Tensor = self.classifier(self.fusion(embeddings))  # [B, C]
         return logits
