@@ -4,9 +4,10 @@
     python benchmarks/train_step.py --narrow --json step.json  # 1/32 of the width, 60 frames, on a CPU
 
 Columns: a naive port (float32, inputs padded and converted on the host, Adam and clipping one variable at a time, the
-loss left to autograd), this project's defaults, and these compiled. Each runs in a process of its own; a network's
-columns take turns, round by round. Videos/s are of whole steps; the parts are of further steps that wait for the device
-after each part. The JSON file is written anew after each network.
+loss left to autograd), this project's defaults, and these compiled; `--columns default streams` compares the defaults
+with trainer.cuda_streams=true. Each runs in a process of its own; a network's columns take turns, round by round.
+Videos/s are of whole steps; the parts are of further steps that wait for the device after each part. The JSON file is
+written anew after each network.
 
 The limit is matrix products or memory traffic, whichever takes longer: operations counted by torch's FLOP counter, and
 the bytes that weights, gradients, and Adam's state move, over what this machine reaches in a large product and a copy.
@@ -29,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from yt8m.datamodules.datamodule import YT8MDataModule
 from yt8m.datamodules.sample import write_sample
+from yt8m.layers.streams import set_cuda_streams
 from yt8m.module import VideoClassifier
 from yt8m.train.compiled import compile_in_place
 from yt8m.train.session import keep_freed_memory
@@ -41,7 +43,7 @@ PARTS = ("input", "copy", "forward", "backward", "clip", "optimizer")
 # Bytes that a parameter's weight, gradient, and moments move in a step: two reads of the weight and one write of the
 # gradient by the passes, 12 in clipping, 28 in fused Adam; bf16 adds a cast copy, and halves what the passes move.
 TRAFFIC = {"32-true": 52, "bf16-mixed": 54}
-NAIVE, DEFAULT, COMPILED = "naive", "default", "compiled"
+NAIVE, DEFAULT, COMPILED, STREAMS = "naive", "default", "compiled", "streams"
 
 
 def make(name, width, frames):
@@ -82,6 +84,7 @@ class Step:
             self.optimizer = torch.optim.Adam(weights, foreach=False, fused=False)
         else:
             self.optimizer = self.module.configure_optimizers()
+        set_cuda_streams(column == STREAMS)
         if column == COMPILED:
             compile_in_place(self.module.model, one_shape=not self.module.needs_frames)
         data = YT8MDataModule(

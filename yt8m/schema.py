@@ -124,6 +124,7 @@ class Trainer(_Section):
     max_steps: Limit = -1
     accumulate_grad_batches: Count = 1
     matmul: Literal["highest", "high", "medium"] | None = None
+    cuda_streams: bool = False
 
 
 class Distillation(_Section):

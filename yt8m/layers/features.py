@@ -1,12 +1,14 @@
 """Networks with a part per feature: split the input, pick each feature's widths, hold its modules."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from yt8m.errors import ConfigError
+from yt8m.layers.streams import at_once
 
 DEFAULT = "default"  # the entry of every feature that has none of its own
 
@@ -39,8 +41,9 @@ class PerFeature(nn.ModuleDict):
 
     def forward(self, x: Tensor, *shared: Tensor) -> list[Tensor]:
         """What each module returns for its columns of `x [..., D]` and what all of them get, such as `num_frames`."""
-        parts = split_features(x, self._feature_sizes)
-        return [module(part, *shared) for module, part in zip(self.values(), parts, strict=True)]
+        columns = split_features(x, self._feature_sizes)
+        parts = [partial(module, part, *shared) for module, part in zip(self.values(), columns, strict=True)]
+        return at_once(parts, [x, *shared])
 
 
 def match_features(

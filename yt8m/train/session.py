@@ -18,8 +18,11 @@ from lightning_fabric.utilities import cloud_io
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from yt8m.errors import ConfigError, RankError, YT8MError
+from yt8m.layers.streams import cuda_streams, set_cuda_streams
 from yt8m.train.checkpoint import AtomicCheckpointIO
 from yt8m.train.ranks import WatchRanks, is_lost_connection
+
+log = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
@@ -34,7 +37,7 @@ def lightning_session() -> Iterator[None]:
     # Before torch starts its threads, which inherit it. Gradients vanish over hundreds of frames, and CPUs compute with
     # numbers below 1e-38 many times slower than with zeros.
     torch.set_flush_denormal(True)
-    matmul = torch.get_float32_matmul_precision()
+    matmul, streams = torch.get_float32_matmul_precision(), cuda_streams()
     failed = True
     try:
         yield
@@ -57,6 +60,7 @@ def lightning_session() -> Iterator[None]:
         ) from None
     finally:
         torch.set_float32_matmul_precision(matmul)
+        set_cuda_streams(streams)
         torch.set_flush_denormal(False)
         # Otherwise the next job of a sweep would continue this job's W&B run.
         if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
@@ -70,15 +74,21 @@ def make_trainer(config: dict[str, Any], callbacks: list[Any], loggers: list[Any
     if arguments.get("precision") is None:
         arguments["precision"] = _precision(on_cpu)
     torch.set_float32_matmul_precision(arguments.pop("matmul", None) or "highest")
+    streams = arguments.pop("cuda_streams", False)
     if on_cpu:
         keep_freed_memory()
-    return instantiate(
+    trainer: pl.Trainer = instantiate(
         arguments,
         callbacks=[*callbacks, WatchRanks()],
         logger=loggers,
         plugins=[AtomicCheckpointIO()],
         _convert_="all",
     )
+    # DDP exchanges gradients during the backward pass, and takes it that one stream computes them all.
+    set_cuda_streams(streams and trainer.world_size == 1)
+    if streams and trainer.world_size > 1:
+        log.warning("trainer.cuda_streams has no effect on %s processes, only on one", trainer.world_size)
+    return trainer
 
 
 def _precision(on_cpu: bool) -> str:
