@@ -24,13 +24,15 @@ study: .venv/installed
 
 # Which networks tell the order of events, from real runs on the embedded sample: the networks that are not the study's,
 # at an eighth of their width, and the study's, if `make study` was run.
-order: MORE = model.width=0.125 dataset.root=data/sample_9600 +dataset.sample.train_videos=9600 test=false
+order: MORE = model.width=0.125 test=false dataset.root=data/sample_$(1) +dataset.sample.train_videos=$(1)
 order: .venv/installed
 	$(BIN)/python -m yt8m.train -m model=logistic,moe,resmlp,fourier_net,frame_logistic,fourier_attention,dbof,soft_dbow,gated_dbof,netvlad,netrvlad,netfv,nextvlad,mix_nextvlad,attention,lstm,gru,transformer \
 	  model.width=0.125 trainer.max_epochs=15 test=false hydra.sweep.dir=multirun/order
-	$(BIN)/python -m yt8m.train model=nn_stream_lstm trainer.max_epochs=8 $(MORE) hydra.run.dir=multirun/order_9600/nn_stream_lstm
-	$(BIN)/python -m yt8m.train model=keras_stream_lstm trainer.max_epochs=16 $(MORE) hydra.run.dir=multirun/order_9600/keras_stream_lstm
-	$(BIN)/python docs/order.py multirun/order multirun/order_9600 $(wildcard multirun/study)
+	$(BIN)/python -m yt8m.train model=nn_stream_lstm trainer.max_epochs=8 $(call MORE,9600) hydra.run.dir=multirun/order_more/nn_stream_lstm
+	$(BIN)/python -m yt8m.train model=keras_stream_lstm trainer.max_epochs=16 $(call MORE,9600) hydra.run.dir=multirun/order_more/keras_stream_lstm
+	$(BIN)/python -m yt8m.train model=keras_bi_lstm trainer.max_epochs=12 $(call MORE,9600) hydra.run.dir=multirun/order_more/keras_bi_lstm
+	$(BIN)/python -m yt8m.train model=keras_nn_stream_lstm trainer.max_epochs=12 $(call MORE,19200) hydra.run.dir=multirun/order_more/keras_nn_stream_lstm
+	$(BIN)/python docs/order.py multirun/order multirun/order_more $(wildcard multirun/study)
 
 # The generated parts of docs/models.md, from the classes of the networks.
 docs: .venv/installed

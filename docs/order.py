@@ -28,9 +28,9 @@ is: an average precision (AP) of about a half. Other classes show in the mean of
 mean AP of each kind on the validation videos, by `best.ckpt` of the finished runs of `make order` and, if there, `make
 study`.
 
-Of the networks with recurrent layers, `stream_lstm` and `keras_nn_stream_lstm` pass what these found through one number
-per feature, by the study's definition. `nn_stream_lstm` and `keras_stream_lstm` overfit 2,400 videos, so they are also
-trained on 9,600. `keras_bi_lstm` is still learning when its 15 epochs are over.
+Of the networks with recurrent layers, `stream_lstm` passes what these found through one number per feature, by the
+study's definition. `nn_stream_lstm`, `keras_stream_lstm`, and `keras_nn_stream_lstm` overfit 2,400 videos, and
+`keras_bi_lstm` is still learning when its 15 epochs of them are over, so these four are also trained on more.
 """
 
 
