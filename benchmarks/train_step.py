@@ -43,7 +43,7 @@ PARTS = ("input", "copy", "forward", "backward", "clip", "optimizer")
 # Bytes that a parameter's weight, gradient, and moments move in a step: two reads of the weight and one write of the
 # gradient by the passes, 12 in clipping, 28 in fused Adam; bf16 adds a cast copy, and halves what the passes move.
 TRAFFIC = {"32-true": 52, "bf16-mixed": 54}
-NAIVE, DEFAULT, COMPILED, STREAMS = "naive", "default", "compiled", "streams"
+COLUMNS = NAIVE, DEFAULT, COMPILED, STREAMS = "naive", "default", "compiled", "streams"
 
 
 def make(name, width, frames):
@@ -294,7 +294,7 @@ def ratios(naive, found):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS, metavar="NAME")
-    parser.add_argument("--columns", nargs="+", default=[NAIVE, DEFAULT, COMPILED])
+    parser.add_argument("--columns", nargs="+", default=[NAIVE, DEFAULT, COMPILED], choices=COLUMNS)
     parser.add_argument("--narrow", action="store_true", help="1/32 of the width, 60 frames, 32 videos")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)

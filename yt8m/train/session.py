@@ -84,10 +84,11 @@ def make_trainer(config: dict[str, Any], callbacks: list[Any], loggers: list[Any
         plugins=[AtomicCheckpointIO()],
         _convert_="all",
     )
-    # DDP exchanges gradients during the backward pass, and takes it that one stream computes them all.
-    set_cuda_streams(streams and trainer.world_size == 1)
     if streams and trainer.world_size > 1:
+        # DDP exchanges gradients during the backward pass, and takes it that one stream computes them all.
         log.warning("trainer.cuda_streams has no effect on %s processes, only on one", trainer.world_size)
+        streams = False
+    set_cuda_streams(streams)
     return trainer
 
 
