@@ -16,7 +16,7 @@ def number(value: float, key: str, low: float, high: float) -> float:
     """`value` if it is a number from `low` to `high`; raises ConfigError otherwise."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise ConfigError(
-            f"model.{key}: expected a number from {low:,} to {high:,}, found {value!r}; set model.{key}"
+            f"model.{key}: expected a number from {low:,.9g} to {high:,.9g}, found {value!r}; set model.{key}"
         )
     return value
 
