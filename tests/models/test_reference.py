@@ -25,7 +25,7 @@ PARAMETERS = {  # 3,862 classes, rgb 1024 and audio 128
 }
 FEATURES = [{"rgb": 7, "audio": 4}, {"audio": 5}, {"rgb": 4, "audio": 3, "text.v2": 5}]
 CLASSES = 6
-ARGUMENTS = {"fourier_net": {"bandwidths": [0.5, 0.7]}}
+ARGUMENTS = {name: {"bandwidths": [0.5, 0.7]} for name in ("fourier_net", "fourier_attention")}
 
 
 def softmax(scores):
@@ -180,13 +180,19 @@ def fourier_net(w, video, frames, sizes):
 
 def fourier_attention(w, video, frames, sizes):
     mean = sum(frames) / len(frames)
-    hidden = [math.sqrt(2) * np.cos(w.dense("hidden", scaled_features(x + mean, sizes))) for x in frames]
-    logits = [w.dense("classifier", x) for x in hidden]
-    odds = []
-    for c in range(CLASSES):
-        shares = softmax([w["attention.weight"][c] @ x for x in hidden])
-        odds.append(sum(share * math.exp(z[c]) for share, z in zip(shares, logits, strict=True)))
-    return np.log(odds)
+    branches = []
+    for n in range(2):
+        name = f"branches.{n}"
+        hidden = [
+            math.sqrt(2) * np.cos(w.dense(f"{name}.hidden", scaled_features(x + mean, sizes))) for x in frames
+        ]
+        logits = [w.dense(f"{name}.classifier", x) for x in hidden]
+        odds = []
+        for c in range(CLASSES):
+            shares = softmax([w[f"{name}.attention.weight"][c] @ x for x in hidden])
+            odds.append(sum(share * math.exp(z[c]) for share, z in zip(shares, logits, strict=True)))
+        branches.append(np.log(odds))
+    return sum(branches) / 2
 
 
 def test_a_new_fourier_net_is_a_gaussian_kernel():
@@ -199,19 +205,23 @@ def test_a_new_fourier_net_is_a_gaussian_kernel():
     torch.testing.assert_close(cosines @ cosines.T / 200_000, expected, atol=0.01, rtol=0)
 
 
-def test_the_branches_of_a_fourier_net_train_as_they_would_alone():
-    network = build(
-        "fourier_net", FEATURES[0], bandwidths=[0.5, 0.7], dropout=0.0, input_dropout=0.0
-    ).double()
-    video, labels = torch.randn(4, 11, dtype=torch.float64), torch.rand(4, 20) < 0.2
-    network.training_loss((video, None, None), labels, None, BCE()).backward()
-    for branch, logits in zip(network.branches, network.branch_logits(video).unbind(1), strict=True):
+@pytest.mark.parametrize("model", ["fourier_net", "fourier_attention"])
+def test_the_branches_train_as_they_would_alone(model):
+    network = build(model, FEATURES[0], bandwidths=[0.5, 0.7], dropout=0.0, input_dropout=0.0).double()
+    inputs = (
+        torch.randn(4, 11, dtype=torch.float64),
+        torch.randn(4, 3, 11, dtype=torch.float64),
+        torch.tensor([3, 1, 2, 3]),
+    )
+    labels = torch.rand(4, 20) < 0.2
+    network.training_loss(inputs, labels, None, BCE()).backward()
+    for branch, logits in zip(network.branches, network.branch_logits(*inputs).unbind(1), strict=True):
         alone = torch.autograd.grad(BCE()(logits, labels, None), list(branch.parameters()))
         torch.testing.assert_close([p.grad for p in branch.parameters()], list(alone))
     with pytest.raises(
         ConfigError, match=r"model\.bandwidths: expected a list of 1 to 100 numbers, found 0\.5"
     ):
-        build("fourier_net", FEATURES[0], bandwidths=0.5)
+        build(model, FEATURES[0], bandwidths=0.5)
 
 
 def test_parameter_counts():

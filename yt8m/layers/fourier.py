@@ -1,16 +1,66 @@
 """Parts of networks that start as kernel machines, from random Fourier features (Rahimi & Recht 2007)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from yt8m.errors import ConfigError
 from yt8m.layers.arguments import number
 from yt8m.layers.features import match_features, split_features
 
 FEATURE_SCALES = {"rgb": 1.0, "audio": 0.4, "default": 1.0}
+MOST_BRANCHES = 100
+
+
+class KernelMachines(nn.Module):
+    """A network of one branch per bandwidth, whose logits are the mean of the branches' logits.
+
+    The branches share no weights, and each has a loss of its own: an ensemble in one network, with one pass over the
+    data.
+
+    Args:
+        bandwidths: a network's argument `bandwidths`.
+        make_branch: a branch of a bandwidth.
+
+    Raises:
+        ConfigError: bandwidths are no list of numbers, or one is out of range.
+    """
+
+    def __init__(self, bandwidths: Sequence[float], make_branch: Callable[[float], nn.Module]):
+        super().__init__()
+        if not isinstance(bandwidths, list | tuple) or not 1 <= len(bandwidths) <= MOST_BRANCHES:
+            raise ConfigError(
+                f"model.bandwidths: expected a list of 1 to {MOST_BRANCHES} numbers, found {bandwidths!r}; "
+                "set model.bandwidths=[0.5]"
+            )
+        self.branches = nn.ModuleList(
+            make_branch(number(bandwidth, "bandwidths", 1e-6, 1e6)) for bandwidth in bandwidths
+        )
+
+    def branch_logits(self, video: Any, frames: Any, num_frames: Any) -> Tensor:
+        """Logits of every branch, `[B, branches, C]`, from what `forward` takes."""
+        raise NotImplementedError
+
+    def forward(self, video: Tensor | None, frames: Tensor | None, num_frames: Tensor | None) -> Tensor:
+        return self.branch_logits(video, frames, num_frames).mean(1)
+
+    def training_loss(
+        self,
+        inputs: tuple[Tensor | None, Tensor | None, Tensor | None],
+        labels: Tensor,
+        mask: Tensor | None,
+        loss: Callable[..., Tensor],
+    ) -> Tensor:
+        """Scalar: the sum of the branches' losses, so that each trains as it would alone.
+
+        Arguments as `yt8m.module.VideoClassifier` describes them.
+        """
+        branches = self.branch_logits(*inputs).unbind(1)
+        return torch.stack([loss(logits, labels, mask) for logits in branches]).sum()
 
 
 class ScaledFeatures(nn.Module):

@@ -1,18 +1,20 @@
 """Trained random Fourier features of the video vector: kernel machines that scale."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from yt8m.errors import ConfigError
-from yt8m.layers.arguments import number
-from yt8m.layers.fourier import FEATURE_SCALES, ScaledFeatures, cosines, start_as_kernel_machine
+from yt8m.layers.fourier import (
+    FEATURE_SCALES,
+    KernelMachines,
+    ScaledFeatures,
+    cosines,
+    start_as_kernel_machine,
+)
 from yt8m.layers.linear import Linear
 from yt8m.layers.precision import precise
 from yt8m.layers.widths import scaled
-
-MOST_BRANCHES = 100
 
 
 class Branch(nn.Module):
@@ -30,7 +32,7 @@ class Branch(nn.Module):
         return logits
 
 
-class FourierNet(nn.Module):
+class FourierNet(KernelMachines):
     """Wide cosine layers on the normalized video vector, started as random Fourier features.
 
     ```
@@ -78,38 +80,13 @@ class FourierNet(nn.Module):
         input_dropout: float = 0.1,
         dropout: float = 0.4,
     ):
-        super().__init__()
-        if not isinstance(bandwidths, list | tuple) or not 1 <= len(bandwidths) <= MOST_BRANCHES:
-            raise ConfigError(
-                f"model.bandwidths: expected a list of 1 to {MOST_BRANCHES} numbers, found {bandwidths!r}; "
-                "set model.bandwidths=[0.5]"
-            )
+        size, hidden_size = sum(feature_sizes.values()), scaled(hidden_size, width, "hidden_size")
+        super().__init__(
+            bandwidths, lambda bandwidth: Branch(size, hidden_size, num_classes, bandwidth, dropout)
+        )
         self.scaled_features = ScaledFeatures(feature_sizes, feature_scales, decay)
         self.input_dropout = nn.Dropout(input_dropout)
-        size, hidden_size = sum(feature_sizes.values()), scaled(hidden_size, width, "hidden_size")
-        self.branches = nn.ModuleList(
-            Branch(size, hidden_size, num_classes, number(bandwidth, "bandwidths", 1e-6, 1e6), dropout)
-            for bandwidth in bandwidths
-        )
 
-    def forward(self, video: Tensor, frames: Tensor | None, num_frames: Tensor) -> Tensor:
-        return self.branch_logits(video).mean(1)
-
-    def branch_logits(self, video: Tensor) -> Tensor:
-        """Logits of every branch, `[B, branches, C]`."""
+    def branch_logits(self, video: Tensor, frames: Tensor | None, num_frames: Tensor | None) -> Tensor:
         x = self.scaled_features(video)
         return torch.stack([precise(branch(self.input_dropout(x))) for branch in self.branches], dim=1)
-
-    def training_loss(
-        self,
-        inputs: tuple[Tensor, Tensor | None, Tensor],
-        labels: Tensor,
-        mask: Tensor | None,
-        loss: Callable[..., Tensor],
-    ) -> Tensor:
-        """Scalar: the sum of the branches' losses, so that each trains as it would alone.
-
-        Arguments as `yt8m.module.VideoClassifier` describes them.
-        """
-        branches = self.branch_logits(inputs[0]).unbind(1)
-        return torch.stack([loss(logits, labels, mask) for logits in branches]).sum()
