@@ -16,6 +16,33 @@ FEATURE_SCALES = {"rgb": 1.0, "audio": 0.4, "default": 1.0}
 MOST_BRANCHES = 100
 
 
+class ScaledFeatures(nn.Module):
+    """Each feature of `x [..., D]` with its column j, counted from 1, times j^-decay, scaled to length scale · √D.
+
+    Args:
+        feature_sizes: size of each feature, in the order of its columns.
+        scales: a network's argument `feature_scales`, by feature.
+        decay: a network's argument `decay`; 0 leaves the columns as they are.
+
+    Raises:
+        ConfigError: a feature has no scale, or a number is out of range.
+    """
+
+    def __init__(self, feature_sizes: Mapping[str, int], scales: Mapping[str, float], decay: float):
+        super().__init__()
+        self.feature_sizes = dict(feature_sizes)
+        chosen = match_features(feature_sizes, "feature_scales", FEATURE_SCALES, scales)
+        self.scales = [number(scale, "feature_scales", 1e-6, 1e6) for scale in chosen]
+        self.decay = number(decay, "decay", 0.0, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts, root = [], math.sqrt(x.shape[-1])
+        for part, scale in zip(split_features(x, self.feature_sizes), self.scales, strict=True):
+            columns = torch.arange(1, part.shape[-1] + 1, dtype=part.dtype, device=part.device)
+            parts.append(root * scale * F.normalize(part * columns**-self.decay, dim=-1))
+        return torch.cat(parts, dim=-1)
+
+
 class KernelMachines(nn.Module):
     """A network of one branch per bandwidth, whose logits are the mean of the branches' logits.
 
@@ -25,13 +52,22 @@ class KernelMachines(nn.Module):
     Args:
         bandwidths: a network's argument `bandwidths`.
         make_branch: a branch of a bandwidth.
+        scaled_features: what all branches get, each after a dropout of its own.
+        input_dropout: a network's argument `input_dropout`.
 
     Raises:
         ConfigError: bandwidths are no list of numbers, or one is out of range.
     """
 
-    def __init__(self, bandwidths: Sequence[float], make_branch: Callable[[float], nn.Module]):
+    def __init__(
+        self,
+        bandwidths: Sequence[float],
+        make_branch: Callable[[float], nn.Module],
+        scaled_features: ScaledFeatures,
+        input_dropout: float,
+    ):
         super().__init__()
+        self.scaled_features, self.input_dropout = scaled_features, nn.Dropout(input_dropout)
         if not isinstance(bandwidths, list | tuple) or not 1 <= len(bandwidths) <= MOST_BRANCHES:
             raise ConfigError(
                 f"model.bandwidths: expected a list of 1 to {MOST_BRANCHES} numbers, found {bandwidths!r}; "
@@ -61,33 +97,6 @@ class KernelMachines(nn.Module):
         """
         branches = self.branch_logits(*inputs).unbind(1)
         return torch.stack([loss(logits, labels, mask) for logits in branches]).sum()
-
-
-class ScaledFeatures(nn.Module):
-    """Each feature of `x [..., D]` with its column j, counted from 1, times j^-decay, scaled to length scale · √D.
-
-    Args:
-        feature_sizes: size of each feature, in the order of its columns.
-        scales: a network's argument `feature_scales`, by feature.
-        decay: a network's argument `decay`; 0 leaves the columns as they are.
-
-    Raises:
-        ConfigError: a feature has no scale, or a number is out of range.
-    """
-
-    def __init__(self, feature_sizes: Mapping[str, int], scales: Mapping[str, float], decay: float):
-        super().__init__()
-        self.feature_sizes = dict(feature_sizes)
-        chosen = match_features(feature_sizes, "feature_scales", FEATURE_SCALES, scales)
-        self.scales = [number(scale, "feature_scales", 1e-6, 1e6) for scale in chosen]
-        self.decay = number(decay, "decay", 0.0, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        parts, root = [], math.sqrt(x.shape[-1])
-        for part, scale in zip(split_features(x, self.feature_sizes), self.scales, strict=True):
-            columns = torch.arange(1, part.shape[-1] + 1, dtype=part.dtype, device=part.device)
-            parts.append(root * scale * F.normalize(part * columns**-self.decay, dim=-1))
-        return torch.cat(parts, dim=-1)
 
 
 def cosines(x: Tensor) -> Tensor:

@@ -82,10 +82,11 @@ class FourierNet(KernelMachines):
     ):
         size, hidden_size = sum(feature_sizes.values()), scaled(hidden_size, width, "hidden_size")
         super().__init__(
-            bandwidths, lambda bandwidth: Branch(size, hidden_size, num_classes, bandwidth, dropout)
+            bandwidths,
+            lambda bandwidth: Branch(size, hidden_size, num_classes, bandwidth, dropout),
+            ScaledFeatures(feature_sizes, feature_scales, decay),
+            input_dropout,
         )
-        self.scaled_features = ScaledFeatures(feature_sizes, feature_scales, decay)
-        self.input_dropout = nn.Dropout(input_dropout)
 
     def branch_logits(self, video: Tensor, frames: Tensor | None, num_frames: Tensor | None) -> Tensor:
         x = self.scaled_features(video)
