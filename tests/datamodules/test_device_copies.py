@@ -4,6 +4,7 @@ import ctypes
 import gc
 import logging
 import mmap
+import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -164,6 +165,18 @@ def test_locked_memory_is_unlocked_before_it_is_freed(cudart):
     del kept
     gc.collect()
     assert freed == [(address, bytes(8))]  # still mapped: reading it does not fault
+
+
+def test_nothing_is_unlocked_while_the_interpreter_exits(cudart, monkeypatch):
+    """The module's globals may be None by then."""
+    memory = buffers.Memory(-1, 8192)
+    assert memory.pin()
+    with monkeypatch.context() as end:
+        for name in ("contextlib", "torch", "log"):
+            end.setattr(buffers, name, None)
+        memory.__del__(exiting=lambda: True)
+    assert buffers.Memory.__del__.__defaults__ == (sys.is_finalizing,)
+    assert [call[0] for call in cudart.calls] == ["register"]
 
 
 def test_a_driver_that_refuses_is_reported_once_and_nothing_is_unlocked(cudart, caplog, monkeypatch):

@@ -3,8 +3,10 @@
 import contextlib
 import logging
 import mmap
+import sys
 import weakref
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -43,11 +45,12 @@ class Memory(mmap.mmap):
         self._address = address
         return True
 
-    def __del__(self) -> None:
-        # Runs before the mapping is freed. Otherwise CUDA would take later memory at this address for locked.
-        if not self._address:
+    def __del__(self, exiting: Callable[[], bool] = sys.is_finalizing) -> None:
+        # Runs before the mapping is freed. Otherwise CUDA would take later memory at this address for locked. While the
+        # interpreter exits, no memory follows, and this module's globals may be gone: hence the default argument.
+        if not self._address or exiting():
             return
-        with contextlib.suppress(Exception):  # the driver may have shut down before this, at exit
+        with contextlib.suppress(Exception):
             try:
                 torch.cuda.check_error(int(torch.cuda.cudart().cudaHostUnregister(self._address)))
             except RuntimeError as error:
