@@ -32,7 +32,7 @@ def test_no_length_and_no_batch_size_compiles_again():
     assert graphs > 0
     for frames in range(2, 12):
         model.train()(*batch(4 + frames % 3, frames)).sum().backward()
-        with torch.inference_mode():
+        with torch.no_grad():
             model.eval()(*batch(3, frames))
     assert counter.frame_count == graphs
     assert list(model.state_dict()) == keys
@@ -52,10 +52,20 @@ def backend(monkeypatch):
     return counter
 
 
-def test_a_compiled_run_is_the_run_it_would_be_otherwise(tmp_path, tiny_sample, tiny_run, backend):
+def test_a_compiled_run_is_the_run_it_would_be_otherwise(
+    tmp_path, tiny_sample, tiny_run, backend, monkeypatch
+):
+    """And training, validation, and test compile nothing that the trial has not compiled."""
+    graphs, start = [], Compile.on_train_start
+    monkeypatch.setattr(
+        Compile, "on_train_start", lambda *given: (start(*given), graphs.append(backend.frame_count))
+    )
     metrics = train(tmp_path, *TINY, *tiny_sample, "compile=true")
     assert metrics["compiled"]
-    assert backend.frame_count > 0
+    assert metrics["compile_seconds"] > 0
+    assert metrics.keys() >= {"val/gap", "test/gap"}
+    assert graphs == [backend.frame_count]
+    assert graphs[0] > 0
     assert_equal(weights(tmp_path), weights(tiny_run))
     assert "compiled NNStreamLSTM in" in (tmp_path / "train.log").read_text()
 

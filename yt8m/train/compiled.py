@@ -49,8 +49,8 @@ class Compile(Callback):
 
     def __init__(self, how: bool | str):
         self.how = how
-        #: Whether the network runs compiled.
-        self.done = False
+        #: Whether the network runs compiled, and how long the trial took.
+        self.done, self.seconds = False, 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         classifier = cast(VideoClassifier, pl_module)
@@ -63,9 +63,11 @@ class Compile(Callback):
         warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
         warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
         logging.getLogger("torch._functorch").setLevel(logging.ERROR)
+        torch._inductor.config.max_autotune_report_choices_stats = False
+        torch._inductor.config.autotune_num_choices_displayed = 0
         torch._dynamo.config.recompile_limit = _GRAPHS
+        began = time.perf_counter()
         for mode in self.modes(network, one_shape, trainer.accumulate_grad_batches):
-            began = time.perf_counter()
             torch._dynamo.reset()  # what earlier jobs of a sweep compiled counts toward the limit of graphs
             compile_in_place(network, one_shape, mode)
             try:
@@ -82,8 +84,10 @@ class Compile(Callback):
                     )
             else:
                 self.done = True
-                log.info("compiled %s in %.1f s", name, time.perf_counter() - began)
-                return
+                break
+        self.seconds = time.perf_counter() - began
+        if self.done:
+            log.info("compiled %s in %.1f s", name, self.seconds)
 
     def modes(self, network: nn.Module, one_shape: bool, accumulated: int) -> list[str]:
         """The modes of `torch.compile` to try, in this order."""
@@ -152,7 +156,9 @@ def _try(network: nn.Module, inputs: Callable[[], tuple[Tensor | None, ...]]) ->
     torch.autograd.grad(logits.float().sum(), weights, allow_unused=True)
     del logits
     network.eval()
-    with torch.inference_mode():  # whose tensors are of another kind, for which there are graphs of their own
+    with (
+        torch.no_grad()
+    ):  # as the trainer evaluates; tensors of inference mode would need graphs of their own
         network(*inputs())
 
 

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -20,10 +21,12 @@ def count_parameters(classifier: VideoClassifier) -> int:
 
 def provenance() -> dict[str, Any]:
     """What produced a result: versions of the packages, and the git commit if the package runs from its checkout."""
-    packages = ("yt8m", "torch", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy")
+    packages = ("yt8m", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages}
+    # The version of torch's package may leave out for which CUDA it was built.
+    versions = {"python": platform.python_version(), "torch": torch.__version__, **versions}
     return {
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": versions,
         "git_commit": git_commit(Path(__file__).resolve().parents[2]),
     }
 
@@ -94,6 +97,7 @@ _STATS = {
     "batch_size": ("batch size", "{}"),
     "videos_per_second": ("videos/s", "{:,.0f}"),
     "seconds": ("seconds", "{:.1f}"),
+    "compile_seconds": ("  compiling", "{:.1f}"),
     "input_seconds": ("  waiting for input", "{:.1f}"),
     "step_seconds": ("  steps", "{:.1f}"),
     "validation_seconds": ("  validation", "{:.1f}"),

@@ -168,6 +168,7 @@ def _train(config: dict[str, Any]) -> float:
             "init_from": config["init_from"],
             "average": HydraConfig.get().runtime.choices.get("average") if config["average"] else None,
             "compiled": compiler.done if compiler else False,
+            "compile_seconds": round(compiler.seconds, 3) if compiler else None,
             "params": count_parameters(classifier),
             "epochs": trainer.current_epoch,
             "batch_size": config["dataset"]["batch_size"],

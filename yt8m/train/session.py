@@ -75,6 +75,8 @@ def make_trainer(config: dict[str, Any], callbacks: list[Any], loggers: list[Any
         arguments["precision"] = _precision(on_cpu)
     torch.set_float32_matmul_precision(arguments.pop("matmul", None) or "highest")
     streams = arguments.pop("cuda_streams", False)
+    # Lightning validates without gradients and tests in inference mode, which would compile every graph once more.
+    arguments.setdefault("inference_mode", not config.get("compile"))
     if on_cpu:
         keep_freed_memory()
     trainer: pl.Trainer = instantiate(
