@@ -43,6 +43,8 @@ PARTS = ("input", "copy", "forward", "backward", "clip", "optimizer")
 # Bytes that a parameter's weight, gradient, and moments move in a step: two reads of the weight and one write of the
 # gradient by the passes, 12 in clipping, 28 in fused Adam; bf16 adds a cast copy, and halves what the passes move.
 TRAFFIC = {"32-true": 52, "bf16-mixed": 54}
+# Their server has imported this file, and has no threads and no CUDA, which a fork would not survive.
+PROCESSES = multiprocessing.get_context("forkserver")
 COLUMNS = NAIVE, DEFAULT, COMPILED, STREAMS = "naive", "default", "compiled", "streams"
 
 
@@ -178,9 +180,8 @@ class Column:
     """A process that runs `measure`; `failed` once it has ended without an answer."""
 
     def __init__(self, *arguments):
-        context = multiprocessing.get_context("fork")
-        self.connection, other = context.Pipe()
-        self.process = context.Process(target=measure, args=(other, *arguments))
+        self.connection, other = PROCESSES.Pipe()
+        self.process = PROCESSES.Process(target=measure, args=(other, *arguments))
         self.process.start()
         other.close()
         self.failed, self.first, self.rounds = False, None, []
@@ -267,9 +268,8 @@ def fastest(work, sync):
 
 def in_process(work, *arguments):
     """What `work` sends; an error in its place where the process fails."""
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=work, args=(sender, *arguments))
+    receiver, sender = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=work, args=(sender, *arguments))
     process.start()
     sender.close()
     try:
@@ -306,8 +306,7 @@ def main():
     parser.add_argument("--json", type=Path)
     add_option(parser)
     arguments = parser.parse_args()
-    # Not `is_available`, which initializes CUDA, so that no process could be forked.
-    device = "cuda" if torch.cuda.device_count() else "cpu"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     narrow = arguments.narrow
     options = {
         "width": 1 / 32 if narrow else 1,

@@ -39,8 +39,8 @@ class Compile(Callback):
     exact as any.
 
     Where all batches have one shape (video vectors, or `dataset.pad_to=max`), the graphs are made for that shape, and
-    once more for an epoch's last, smaller batch. Where lengths vary, they are made once, for any number of videos and
-    frames.
+    an epoch's last, smaller batch runs as it would otherwise. Where lengths vary, they are made once, for any number of
+    videos and frames. So nothing is compiled after the trial.
 
     Args:
         how: True; or `max`, which also tries kernels out (`max-autotune`) and, on a GPU where all batches have one
@@ -66,6 +66,7 @@ class Compile(Callback):
         torch._inductor.config.max_autotune_report_choices_stats = False
         torch._inductor.config.autotune_num_choices_displayed = 0
         torch._dynamo.config.recompile_limit = _GRAPHS
+        torch.compiler.set_stance("default")
         began = time.perf_counter()
         for mode in self.modes(network, one_shape, trainer.accumulate_grad_batches):
             torch._dynamo.reset()  # what earlier jobs of a sweep compiled counts toward the limit of graphs
@@ -87,6 +88,7 @@ class Compile(Callback):
                 break
         self.seconds = time.perf_counter() - began
         if self.done:
+            torch.compiler.set_stance("eager_on_recompile")  # until the job ends
             log.info("compiled %s in %.1f s", name, self.seconds)
 
     def modes(self, network: nn.Module, one_shape: bool, accumulated: int) -> list[str]:

@@ -62,6 +62,8 @@ def lightning_session() -> Iterator[None]:
         torch.set_float32_matmul_precision(matmul)
         set_cuda_streams(streams)
         torch.set_flush_denormal(False)
+        if "torch._dynamo" in sys.modules:  # a second to import; `Compile` has set it
+            torch.compiler.set_stance("default")
         # Otherwise the next job of a sweep would continue this job's W&B run.
         if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
             sys.modules["wandb"].finish(exit_code=int(failed))
