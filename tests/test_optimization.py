@@ -104,3 +104,8 @@ def test_each_gradient_is_clipped_on_its_own():
     torch.testing.assert_close(parameters[1].grad, torch.tensor([0.3, 0.4, 0.0]))
     assert not parameters[2].grad.any()
     assert parameters[3].grad is None
+    clip_each_(parameters[1:], 1.0)  # all are short enough
+    torch.testing.assert_close(parameters[1].grad, torch.tensor([0.3, 0.4, 0.0]), rtol=0, atol=0)
+    parameters[1].grad = torch.tensor([torch.nan, 1.0, 0.0])
+    clip_each_(parameters, 1.0)
+    assert parameters[1].grad.isnan().all()  # and not taken for short
