@@ -4,6 +4,7 @@ import ctypes
 import gc
 import logging
 import mmap
+import os
 import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -147,6 +148,7 @@ def cudart(monkeypatch):
         if code:
             raise RuntimeError(f"CUDA error {code}")
 
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "cudart", lambda: fake)
     monkeypatch.setattr(torch.cuda, "check_error", check_error)
     return fake
@@ -172,11 +174,27 @@ def test_nothing_is_unlocked_while_the_interpreter_exits(cudart, monkeypatch):
     memory = buffers.Memory(-1, 8192)
     assert memory.pin()
     with monkeypatch.context() as end:
-        for name in ("contextlib", "torch", "log"):
+        for name in ("contextlib", "os", "torch", "log"):
             end.setattr(buffers, name, None)
         memory.__del__(exiting=lambda: True)
     assert buffers.Memory.__del__.__defaults__ == (sys.is_finalizing,)
     assert [call[0] for call in cudart.calls] == ["register"]
+
+
+def test_only_the_process_that_locked_memory_unlocks_it(cudart, monkeypatch):
+    memory = buffers.Memory(-1, 8192)
+    assert memory.pin()
+    with monkeypatch.context() as reader:
+        reader.setattr(os, "getpid", lambda: memory._owner + 1)
+        memory.__del__()
+    assert [call[0] for call in cudart.calls] == ["register"]
+
+
+def test_a_process_that_does_not_use_cuda_locks_nothing(cudart, monkeypatch):
+    """For a page-lock, CUDA would take memory of a GPU."""
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    buffers.Slots(1, 16, SimpleNamespace(feature_size=8, dtype=torch.uint8)).pin_for_gpu()
+    assert not cudart.calls
 
 
 def test_a_driver_that_refuses_is_reported_once_and_nothing_is_unlocked(cudart, caplog, monkeypatch):
@@ -193,7 +211,7 @@ def test_a_driver_that_refuses_is_reported_once_and_nothing_is_unlocked(cudart, 
         [(buffers.Memory(-1, mmap.PAGESIZE), None) for _ in range(buffers.SLOTS)] for _ in range(2)
     ]
     with caplog.at_level(logging.WARNING):
-        slots.pin()
+        slots.pin_for_gpu()
     (record,) = caplog.records
     assert "could not page-lock" in record.message
     assert "CUDA error 2" in record.message
@@ -213,7 +231,7 @@ def test_buffers_stay_locked_from_one_loader_to_the_next(cudart, monkeypatch, ca
         return [call[1] for call in cudart.calls if call[0] == "register"]
 
     slots = buffers.Slots(2, 1024, dataset)
-    slots.pin()
+    slots.pin_for_gpu()
     first = registered()
     assert len(set(first)) == 2 * buffers.SLOTS
     kept = slots.lend(0, slots.free[0].popleft())[3:5]  # a view of a batch outlives its loader
@@ -221,7 +239,7 @@ def test_buffers_stay_locked_from_one_loader_to_the_next(cudart, monkeypatch, ca
     del slots
     gc.collect()
     later = buffers.Slots(2, 1024, dataset)
-    later.pin()
+    later.pin_for_gpu()
     assert len(registered()) == len(first) + 1  # in place of the one that is still in use
     for reader in range(2):
         for slot in range(buffers.SLOTS):
@@ -271,7 +289,6 @@ class Zeros:
 
 def test_without_readers_buffers_are_locked_too(cudart, monkeypatch):
     monkeypatch.setattr(buffers, "POOL", buffers.Pool())
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     loader = Loader(Zeros(), BatchSampler(np.array([2]), 1, shuffle=False, seed=0), 0)
     for _ in range(2):
         assert len(list(loader)) == 2

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import mmap
+import os
 import sys
 import weakref
 from collections import deque
@@ -24,7 +25,8 @@ SLOTS = 4
 class Memory(mmap.mmap):
     """Anonymous memory shared with forked processes, page-locked for a GPU on request."""
 
-    _address = 0  # while it is registered with CUDA
+    _address = 0  # while it is registered with CUDA,
+    _owner = 0  # by this process
 
     def pin(self) -> bool:
         """Lock the pages, so that the GPU copies from them directly; False if the driver refuses."""
@@ -42,13 +44,13 @@ class Memory(mmap.mmap):
             )
             _clear_cuda_error()
             return False
-        self._address = address
+        self._address, self._owner = address, os.getpid()
         return True
 
     def __del__(self, exiting: Callable[[], bool] = sys.is_finalizing) -> None:
         # Runs before the mapping is freed. Otherwise CUDA would take later memory at this address for locked. While the
         # interpreter exits, no memory follows, and this module's globals may be gone: hence the default argument.
-        if not self._address or exiting():
+        if not self._address or exiting() or os.getpid() != self._owner:  # a reader has a copy of this object
             return
         with contextlib.suppress(Exception):
             try:
@@ -121,6 +123,7 @@ class Slots:
     def array(self, reader: int, slot: int) -> np.ndarray:
         return np.ndarray((self.rows, self.columns), self.dtype, self.memory[reader][slot][1])
 
-    def pin(self) -> None:
-        """Page-lock the buffers, up to the first that the driver refuses."""
-        all(memory.pin() for memories in self.memory for memory, _ in memories)
+    def pin_for_gpu(self) -> None:
+        """Page-lock the buffers if this process uses CUDA, up to the first that the driver refuses."""
+        if torch.cuda.is_initialized():  # it would start for this alone, and take memory of a GPU
+            all(memory.pin() for memories in self.memory for memory, _ in memories)

@@ -84,8 +84,7 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         # A generator, so that an iterator that is created and dropped starts nothing.
         if self.num_workers == 0:
-            if torch.cuda.is_available():
-                self._slots.pin()
+            self._slots.pin_for_gpu()
             batches = self._batches_read_here()
         else:
             if self._readers is None:
@@ -207,9 +206,7 @@ class _Readers:
             self.processes.append(process)
         for _, theirs in pipes:
             theirs.close()
-        # After the fork: page locks are not inherited.
-        if torch.cuda.is_available():
-            slots.pin()
+        slots.pin_for_gpu()  # after the fork: page locks are not inherited
         # With a priority: at exit, multiprocessing waits for children that no finalizer has stopped.
         self.close = Finalize(self, _end, (self.pipes, self.processes), exitpriority=10)
 
