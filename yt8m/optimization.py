@@ -218,9 +218,8 @@ def clip_each_(parameters: Iterable[Tensor], norm: float) -> None:
         norms = [n.full_tensor() if isinstance(n, DTensor) else n for n in norms]
         parts = [g.to_local() if isinstance(g, DTensor) else g for g in gradients]
         scales = (norm / (torch.stack(norms) + 1e-12)).clamp_(max=1.0)
-        if (
-            scales.device.type == "cpu"
-        ):  # where reading them waits for nothing, what is short enough is left alone
+        # Where reading the scales waits for nothing, what is short enough is left alone.
+        if scales.device.type == "cpu":
             long = [number for number, scale in enumerate(scales.tolist()) if scale != 1]  # or NaN
             parts, scales = [parts[number] for number in long], scales[long]
         if parts:
