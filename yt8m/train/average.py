@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
-from torch import Tensor
+from torch import Tensor, nn
 
 from yt8m.errors import ConfigError
 
@@ -29,15 +29,9 @@ class Average(WeightAveraging):
     """
 
     def __init__(self, step_size: Callable[[int], float], start_epoch: int, every_n_steps: int | None):
-        def update(average: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
-            if average[0].is_floating_point():
-                torch._foreach_lerp_(average, current, step_size(int(self._updates)))
-            else:
-                torch._foreach_copy_(average, current)
-
-        super().__init__(multi_avg_fn=update)
-        self.start_epoch, self.every_n_steps = start_epoch, every_n_steps
-        self._is_due, self._is_swapped = False, False
+        super().__init__()
+        self.step_size, self.start_epoch, self.every_n_steps = step_size, start_epoch, every_n_steps
+        self._is_swapped = False
 
     @property
     def _updates(self) -> Tensor:
@@ -70,11 +64,30 @@ class Average(WeightAveraging):
     ) -> None:
         every = self.every_n_steps
         is_time = trainer.is_last_batch if every is None else trainer.global_step % every == 0
-        self._is_due = is_time and trainer.current_epoch >= self.start_epoch
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        # With accumulated gradients, a batch need not be a step.
+        is_new = trainer.global_step > self._latest_update_step
+        if is_time and is_new and trainer.current_epoch >= self.start_epoch:
+            self._update(pl_module)
+            self._latest_update_step = trainer.global_step
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        return step_idx is not None and self._is_due
+        return False  # by Lightning
+
+    def _update(self, pl_module: pl.LightningModule) -> None:
+        """Move the average; `AveragedModel`'s own update makes the host wait for a GPU, to send it the count."""
+        assert self._average_model is not None
+        updates = int(self._updates)
+        moved: list[tuple[Tensor, Tensor]] = []
+        copied: list[tuple[Tensor, Tensor]] = []
+        for pair in zip(_tensors(self._average_model.module), _tensors(pl_module), strict=True):
+            (moved if updates and pair[0].is_floating_point() else copied).append(pair)
+        if moved:
+            average, current = zip(*moved, strict=True)
+            torch._foreach_lerp_(average, current, self.step_size(updates))
+        if copied:
+            average, current = zip(*copied, strict=True)
+            torch._foreach_copy_(average, current)
+        self._updates.add_(1)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._is_swapped:
@@ -115,6 +128,10 @@ class Average(WeightAveraging):
         assert self._average_model is not None
         if self._updates == 0 and not self._is_swapped:
             self._average_model.module.load_state_dict(pl_module.state_dict())
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [one.detach() for one in (*module.parameters(), *module.buffers())]
 
 
 class EMA(Average):
