@@ -158,9 +158,8 @@ def _try(network: nn.Module, inputs: Callable[[], tuple[Tensor | None, ...]]) ->
     torch.autograd.grad(logits.float().sum(), weights, allow_unused=True)
     del logits
     network.eval()
-    with (
-        torch.no_grad()
-    ):  # as the trainer evaluates; tensors of inference mode would need graphs of their own
+    # As the trainer evaluates. Tensors of inference mode would need graphs of their own.
+    with torch.no_grad():
         network(*inputs())
 
 
