@@ -13,6 +13,12 @@ from yt8m.module import VideoClassifier
 from yt8m.train import compiled
 from yt8m.train.compiled import Compile, _try, _unchanged
 
+SHORT = (
+    "trainer.max_epochs=1",
+    "+trainer.limit_train_batches=3",
+    "+trainer.limit_val_batches=2",
+    "test=false",
+)
 SIZES = {"feature_sizes": {"rgb": 6, "audio": 4}, "num_classes": 5, "width": 0.001}
 
 
@@ -37,6 +43,11 @@ def test_no_length_and_no_batch_size_compiles_again():
             model.eval()(*batch(3, frames))
     assert counter.frame_count == graphs
     assert list(model.state_dict()) == keys
+
+
+@pytest.fixture(scope="module")
+def segments(tmp_path_factory):
+    return tmp_path_factory.mktemp("segments")
 
 
 class Counter(CompileCounter):
@@ -125,6 +136,16 @@ def test_training_validation_and_test_run_the_graphs_of_the_trial(
     assert whole > 0
     for videos, calls in runs:
         assert (calls == whole) == (videos == 16 or pad_to == "longest")
+
+
+@pytest.mark.parametrize("pad_to", ["longest", "max"])
+def test_segments_in_context_run_the_graphs_of_the_trial(tmp_path, segments, backend, monkeypatch, pad_to):
+    """Their frames need a gradient, for their mark, and a batch has any number of them."""
+    set_stance = torch.compiler.set_stance
+    strict = {"eager_on_recompile": "fail_on_recompile"}
+    monkeypatch.setattr(torch.compiler, "set_stance", lambda name: set_stance(strict.get(name, name)))
+    sample = ["dataset=sample_segment", f"dataset.root={segments}", f"dataset.pad_to={pad_to}", *SHORT]
+    assert train(tmp_path, *TINY, *sample, "dataset.context=10", "compile=true")["compiled"]
 
 
 def test_what_cannot_be_compiled_runs_as_it_is_after_one_line(tmp_path, tiny_sample, tiny_run, monkeypatch):

@@ -177,7 +177,8 @@ class ShardDataset(torch.utils.data.Dataset[Batch]):
         batch = Batch(
             found.ids,
             buffer[:size] if in_buffer else torch.from_numpy(found.features),
-            torch.from_numpy(found.num_frames),
+            # Of segments with context it is a column of a table, whose strides would need graphs of their own.
+            torch.from_numpy(np.ascontiguousarray(found.num_frames)),
             self._pairs(found.labels),
             self._pairs(found.rated),
             errors,

@@ -38,9 +38,9 @@ class Compile(Callback):
     compiled one by one. The trial leaves weights, buffers, and random numbers as it found them, so a resumed run is as
     exact as any.
 
-    Where all batches have one shape (video vectors, or `dataset.pad_to=max`), the graphs are made for that shape, and
-    an epoch's last, smaller batch runs as it would otherwise. Where lengths vary, they are made once, for any number of
-    videos and frames. So nothing is compiled after the trial.
+    Where all batches have one shape (video vectors, or `dataset.pad_to=max`, but not segments), the graphs are made for
+    that shape, and an epoch's last, smaller batch runs as it would otherwise. Where sizes vary, they are made once, for
+    any number of videos and frames. So nothing is compiled after the trial.
 
     Args:
         how: True; or `max`, which also tries kernels out (`max-autotune`) and, on a GPU where all batches have one
@@ -58,7 +58,10 @@ class Compile(Callback):
         if is_sharded(network):
             _refuse(name, "its weights are sharded (trainer=fsdp)")
             return
-        one_shape = not classifier.needs_frames or classifier.hparams["pad_to"] == "max"
+        # Of segments, a batch has as many as its videos have.
+        one_shape = classifier.hparams["level"] != "segment" and (
+            not classifier.needs_frames or classifier.hparams["pad_to"] == "max"
+        )
         # Of torch's own tracing and tuning. What it can't compile is said below, without its traceback.
         warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
         warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
@@ -143,9 +146,14 @@ def _trial(classifier: VideoClassifier, trainer: pl.Trainer, one_shape: bool) ->
     videos = getattr(data, "batch_size", _VIDEOS) if one_shape else _VIDEOS
     frames = hparams["max_frames"] if one_shape else min(_FRAMES, hparams["max_frames"])
     size = sum(hparams["feature_sizes"].values())
+    padded = torch.zeros(videos, frames, size, device=device) if classifier.needs_frames else None
+    if padded is not None and classifier.segment_mark is not None:
+        padded = (
+            padded + classifier.segment_mark
+        )  # so they need a gradient, for which there are graphs of their own
     return (
         torch.zeros(videos, size, device=device) if classifier.needs_video else None,
-        torch.zeros(videos, frames, size, device=device) if classifier.needs_frames else None,
+        padded,
         torch.full((videos,), frames, device=device),
     )
 
