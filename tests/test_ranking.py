@@ -31,6 +31,22 @@ def test_scores_of_any_sign_and_size_rank_as_numbers():
     assert rank(torch.tensor([row]), torch.zeros(1, 10)).classes.tolist() == [ranking(row)]
 
 
+def test_scores_of_many_videos_rank_as_numbers_whatever_their_bits():
+    """More videos than are ranked at once, with few finite scores, both zeros, both NaNs, and neighbors at the top."""
+    rng = np.random.default_rng(4)
+    scores = torch.from_numpy(rng.normal(size=(300, 3862)).astype(np.float32))
+    scores[:, :40] += 9
+    scores[rng.integers(0, 2, scores.shape) == 1] = -math.inf
+    for value in (-0.0, 0.0, math.inf, 1e-45, -1e-45):
+        scores[rng.integers(0, 300, 99), rng.integers(0, 3862, 99)] = value
+    scores[[0, 127, 128, 255, 299], 15:] = -math.inf
+    nans = torch.tensor([0x7FC00000, -0x400000], dtype=torch.int32).view(torch.float32)
+    scores[torch.arange(200), torch.from_numpy(rng.integers(0, 3862, 200))] = nans.repeat(100)
+    numbers = scores.double().nan_to_num(nan=math.inf, posinf=1e300, neginf=-1e300)
+    expected = numbers.sort(dim=1, descending=True, stable=True).indices[:, :20]
+    assert top_classes(scores, 20).equal(expected)
+
+
 def test_no_videos_have_no_rank():
     found = rank(torch.empty(0, 3862), torch.empty(0, 3862))
     assert [list(part.shape) for part in found] == [[0, 20], [0, 20], [0, 20], [0], [3862]]

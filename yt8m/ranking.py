@@ -9,6 +9,7 @@ from torch import Tensor
 from yt8m.metric_table import TOP_K
 
 BLOCK = 32  # classes whose maximum stands for them in the first pass
+LANES = 32  # columns that a CPU's vector instructions reduce at once
 ROWS = 256  # videos ranked at once on a CPU, a byte of a sort's key
 _CLASSES = 1 << 24  # classes that fit into three bytes of it
 
@@ -64,28 +65,44 @@ def top_classes(scores: Tensor, k: int) -> Tensor:
 
 
 def _top_on_cpu(scores: Tensor, k: int) -> Tensor:
-    """`top_classes` of at most `ROWS` videos: a sort of the few scores that are as high as the k-th best block's.
+    """`top_classes` of at most `ROWS` videos: a sort of the few scores that may be among the k best.
 
-    That block's maximum is a lower bound of a video's k-th best score. What is not below it is sorted by one key of
-    row, falling score, and class.
+    A video's classes are dealt out to columns. The k-th best maximum of a column is a lower bound of the k-th best
+    score, and a close one even where the best classes are neighbors, as the frequent classes of YouTube-8M are. What
+    is not below it is sorted by one key of row, falling score, and class.
     """
     videos, classes = scores.shape
-    whole = classes // BLOCK * BLOCK
-    if not videos or not k or k * BLOCK > whole / 2 or classes > _CLASSES:
+    columns = -(-3 * k // LANES) * LANES
+    dealt = classes // max(columns, 1) * columns
+    if not videos or not k or dealt < 2 * columns or classes > _CLASSES:
         return _top_of_blocks(scores, k)
-    maxima = scores[:, :whole].view(videos, whole // BLOCK, BLOCK).amax(2).numpy()
-    bound = np.partition(maxima, -k)[:, -k, None]
-    at = np.flatnonzero(~(scores.numpy() < bound))  # NaN is not below
+    maxima = scores[:, :dealt].view(videos, -1, columns).amax(1).numpy()
+    values = scores.numpy()
+    below = _less(values, np.partition(maxima, -k)[:, -k, None])  # NaN is not
+    at = np.flatnonzero(np.logical_not(below, out=below))
     if len(at) > scores.numel() / 8:  # most scores are equal
         return _top_of_blocks(scores, k)
-    rows, columns = np.divmod(at, classes)
-    rising = sortable(scores.flatten()[torch.from_numpy(at)]).numpy()
-    key = (rows.astype(np.uint64) << 56) | ((0xFFFFFFFF - rising).astype(np.uint64) << 24)
-    key |= columns.astype(np.uint64)
+    rows, class_of = np.divmod(at, classes)
+    bits = (values.ravel()[at] + 0.0).view(np.int32)  # as in `sortable`, but faster for few
+    bits ^= (bits >> 31) & 0x7FFFFFFF
+    falling = ~(bits.view(np.uint32) + 0x7F800001)
+    key = (((rows - ROWS // 2) << 32) + falling << 24) | class_of
     key.sort()
     starts = np.searchsorted(rows, np.arange(videos))
-    best = key[starts[:, None] + np.arange(k)] & (_CLASSES - 1)
-    return torch.from_numpy(best.astype(np.int64))
+    return torch.from_numpy(key[starts[:, None] + np.arange(k)] & (_CLASSES - 1))
+
+
+def _less(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """`values < bounds`, bool `[B, C]`, for bounds `[B, 1]`.
+
+    Two rows of YouTube-8M's classes fit into NumPy's buffer of 8,192 elements, which makes it compare them at once,
+    with 3,862 copies of each bound: half the speed.
+    """
+    usual = np.setbufsize(16)
+    try:
+        return values < bounds
+    finally:
+        np.setbufsize(usual)
 
 
 def _top_of_blocks(scores: Tensor, k: int) -> Tensor:
