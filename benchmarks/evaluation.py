@@ -125,7 +125,7 @@ def computation(options):
         hits = torch.rand(scores.shape, generator=generator) < scores / 7
         positives = torch.bincount(classes[hits], minlength=CLASSES) + 1
         ranking = Ranking(scores, classes, hits, hits.sum(1) + 1, positives)
-        super(RankedMetrics, metrics).update(ranking, batch=None)
+        super(RankedMetrics, metrics).update(ranking=ranking)
     del scores, classes, hits, positives, ranking
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = memory()

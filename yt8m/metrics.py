@@ -93,62 +93,62 @@ class _OfRanking(Metric):
     top_k = 1  # classes of each video that the metric needs at least
 
     def update(
-        self, scores: Tensor | Ranking, labels: Tensor | None = None, mask: Tensor | None = None
+        self,
+        scores: Tensor | None = None,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+        ranking: Ranking | None = None,
     ) -> None:
-        if not isinstance(scores, Ranking):
-            if labels is None:
-                raise ValueError("update: expected scores and labels, or a Ranking, found scores only")
-            scores = rank(scores, labels, mask, self.top_k)
-        self.add(scores)
+        if ranking is None:
+            if scores is None or labels is None:
+                raise ValueError("update: expected scores and labels, or a ranking, found neither")
+            ranking = rank(scores, labels, mask, self.top_k)
+        self.add(ranking)
 
     def add(self, ranking: Ranking) -> None:
         """Add a batch to the states."""
         raise NotImplementedError
 
 
-class HitAtOne(_OfRanking):
-    """Hit@1: share of videos whose arg-max class (first on ties) is a true label.
+class _PerVideo(_OfRanking):
+    """Keeps the sums of what each video adds to Hit@1 and PERR.
 
-    `update(scores [B, C], labels [B, C], mask=None)` or `update(ranking)`; `compute()` is a float32 scalar, NaN before
-    any video.
+    Both have the same states, so a MetricCollection updates and stores them once.
     """
 
     hits: Tensor
-    videos: Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        # Not named as in PERR: a MetricCollection makes one metric of two whose states have equal names and,
-        # after the first batch, equal values.
-        self.add_state("hits", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("videos", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def add(self, ranking: Ranking) -> None:
-        self.hits = self.hits + hit_at_one(ranking).sum()
-        self.videos = self.videos + len(ranking.labels)
-
-    def compute(self) -> Tensor:
-        return _mean(self.hits, self.videos)
-
-
-class PERR(_OfRanking):
-    """Precision at equal recall rate: the precision of a video's top n, n its number of labels, on average.
-
-    `update(scores [B, C], labels [B, C], mask=None)` or `update(ranking)`; `compute()` is a float32 scalar, NaN before
-    any video.
-    """
-
     precision: Tensor
     videos: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.add_state("hits", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("precision", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("videos", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def add(self, ranking: Ranking) -> None:
+        self.hits = self.hits + hit_at_one(ranking).sum()
         self.precision = self.precision + perr(ranking).sum()
         self.videos = self.videos + len(ranking.labels)
+
+
+class HitAtOne(_PerVideo):
+    """Hit@1: share of videos whose arg-max class (first on ties) is a true label.
+
+    `update(scores [B, C], labels [B, C], mask=None)` or `update(ranking=RANKING)`; `compute()` is a float32 scalar, NaN
+    before any video.
+    """
+
+    def compute(self) -> Tensor:
+        return _mean(self.hits, self.videos)
+
+
+class PERR(_PerVideo):
+    """Precision at equal recall rate: the precision of a video's top n, n its number of labels, on average.
+
+    `update(scores [B, C], labels [B, C], mask=None)` or `update(ranking=RANKING)`; `compute()` is a float32 scalar, NaN
+    before any video.
+    """
 
     def compute(self) -> Tensor:
         return _mean(self.precision, self.videos)
@@ -229,7 +229,7 @@ class _TopPairs(_OfRanking):
             self.positives[-1] = self.positives[-1] + positives
         else:
             self.positives.append(positives)
-        self.num_classes = torch.full_like(self.num_classes, len(positives))
+            self.num_classes = torch.full_like(self.num_classes, len(positives))
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         # For a rank without batches torchmetrics would send float32, whatever dtype the other ranks send.
@@ -255,8 +255,8 @@ class _TopPairs(_OfRanking):
 class GAP(_TopPairs):
     """Global average precision: the top pairs of all videos pooled and ranked by score (GAP@20).
 
-    `update(scores [B, C], labels [B, C], mask=None)` or `update(ranking)`; `compute()` is a float32 scalar, NaN before
-    any video, else 0 without positives.
+    `update(scores [B, C], labels [B, C], mask=None)` or `update(ranking=RANKING)`; `compute()` is a float32 scalar, NaN
+    before any video, else 0 without positives.
 
     Args:
         top_k: pairs pooled per video.
@@ -271,8 +271,8 @@ class MAP(_TopPairs):
     """Mean over classes of the average precision of the pairs in their videos' top `top_k`.
 
     Classes without positives are left out; classes with positives but no surviving pair count as 0.
-    `update(scores [B, C], labels [B, C], mask=None)` or `update(ranking)`; `compute()` is a float32 scalar, NaN before
-    any video, else 0 without positives.
+    `update(scores [B, C], labels [B, C], mask=None)` or `update(ranking=RANKING)`; `compute()` is a float32 scalar, NaN
+    before any video, else 0 without positives.
 
     Args:
         top_k: pairs kept per video, of all classes together.
@@ -283,13 +283,15 @@ class MAP(_TopPairs):
 
 
 class RankedMetrics(MetricCollection):
-    """Metrics that share one ranking of each batch: `update(scores [B, C], labels [B, C], mask=None)`."""
+    """Metrics that share one ranking of each batch: `update(scores [B, C], labels [B, C], mask=None)`.
+
+    Each gets those of these three and of `ranking` that its own `update` has as arguments.
+    """
 
     def update(  # type: ignore[override]  # of a module's dictionary
         self, scores: Tensor, labels: Tensor, mask: Tensor | None = None
     ) -> None:
-        # `SegmentMAP` takes the batch.
-        super().update(rank(scores, labels, mask), batch=(scores, labels, mask))
+        super().update(scores=scores, labels=labels, mask=mask, ranking=rank(scores, labels, mask))
 
 
 def make_metrics(
@@ -299,13 +301,18 @@ def make_metrics(
 
     At `segment`, `map` is the challenge's MAP@100,000, with the candidates `segment_classes` (None: all classes).
     """
-    names = {key: row.class_name for key, row in METRICS.items() if row.level in (None, level)}
-    segments = {"map"} if level == "segment" else set()
-    metrics = {key: globals()[name]() for key, name in names.items() if name and key not in segments}
+    metrics: dict[str, Metric | MetricCollection] = {
+        key: globals()[row.class_name]()
+        for key, row in METRICS.items()
+        if row.class_name and row.level in (None, level)
+    }
+    if level == "segment":
+        metrics["map"] = SegmentMAP(segment_classes)
     # Metrics that add the same share their states. Left to find that out, a MetricCollection reads the states.
     groups: dict[Any, list[str]] = {}
     for key, metric in metrics.items():
-        groups.setdefault((type(metric).add, metric.top_k), []).append(key)
-    if segments:
-        metrics["map"], groups["map"] = SegmentMAP(segment_classes), ["map"]
+        same: Any = key
+        if isinstance(metric, _OfRanking):
+            same = type(metric).update, type(metric).add, metric.top_k
+        groups.setdefault(same, []).append(key)
     return RankedMetrics(metrics, prefix=prefix, compute_groups=list(groups.values()))

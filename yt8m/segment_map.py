@@ -20,7 +20,6 @@ from torchmetrics.utilities import dim_zero_cat
 
 from yt8m.average_precision import average_precision
 from yt8m.metric_table import MAX_SEGMENTS
-from yt8m.ranking import Ranking
 
 _STATES = {"scores": torch.float32, "classes": torch.int32, "hits": torch.bool}
 _TRUE = 2  # state of a pair: 0 unrated, 1 rated false
@@ -61,18 +60,7 @@ class SegmentMAP(Metric):
         self.add_state("rows", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self._clear()
 
-    def update(
-        self,
-        scores: Tensor | Ranking,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
-        batch: tuple[Tensor, Tensor, Tensor | None] | None = None,
-    ) -> None:
-        """Add scores, labels and mask; or those in `batch`, beside a ranking that other metrics share."""
-        if batch is not None:
-            scores, labels, mask = batch
-        assert isinstance(scores, Tensor)
-        assert labels is not None
+    def update(self, scores: Tensor, labels: Tensor, mask: Tensor | None = None) -> None:
         rated = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask > 0
         hits = (labels > 0) & rated
         positives = hits.sum(0)
