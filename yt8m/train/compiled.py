@@ -148,9 +148,8 @@ def _trial(classifier: VideoClassifier, trainer: pl.Trainer, one_shape: bool) ->
     size = sum(hparams["feature_sizes"].values())
     padded = torch.zeros(videos, frames, size, device=device) if classifier.needs_frames else None
     if padded is not None and classifier.segment_mark is not None:
-        padded = (
-            padded + classifier.segment_mark
-        )  # so they need a gradient, for which there are graphs of their own
+        # So frames need a gradient, for which there are graphs of their own.
+        padded = padded + classifier.segment_mark
     return (
         torch.zeros(videos, size, device=device) if classifier.needs_video else None,
         padded,
