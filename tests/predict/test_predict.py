@@ -18,6 +18,7 @@ from tfrecord.reader import tfrecord_iterator
 from tests.datamodules.records import write_shard
 from tests.training import DDP, in_processes, run_command
 from yt8m.predict import writers
+from yt8m.predict.output import OutputFile
 
 CPU = ("trainer=cpu", "dataset.batch_size=7")
 
@@ -129,6 +130,25 @@ def test_all_formats_say_the_same(predict, tmp_path):
             video["genres"][0]["name"],
             video["genres"][0]["score"],
         )
+
+
+def test_a_batch_is_written_while_the_next_is_on_the_device(predict, monkeypatch):
+    """30 videos in batches of 7: each is written after the next was ranked, which only starts work on a GPU."""
+    rank, write, events = OutputFile._rank, writers.KaggleWriter.write, []
+
+    def ranked(self, scores, *arguments):
+        events.append(("rank", len(scores)))
+        return rank(self, scores, *arguments)
+
+    def written(self, predictions):
+        events.append(("write", len(predictions)))
+        write(self, predictions)
+
+    monkeypatch.setattr(OutputFile, "_rank", ranked)
+    monkeypatch.setattr(writers.KaggleWriter, "write", written)
+    predict("split=validate")
+    whole = [("rank", 7), ("write", 7)]
+    assert events == [("rank", 7), *3 * whole, ("rank", 2), ("write", 7), ("write", 2)]
 
 
 def test_genres_follow_from_the_file_itself(predict, sample_root):

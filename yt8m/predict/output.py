@@ -4,7 +4,7 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class OutputFile(Callback):
     """Writes the predictions of all ranks, in the data's order, to `.part`, and renames it on completion.
 
     All ranks have the same number of batches, and their batches of one step are consecutive videos of the partition
-    (`BatchSampler`), so rank 0 gathers each step's predictions and writes them.
+    (`BatchSampler`), so rank 0 gathers each step's predictions and writes them, while a GPU works on those of the next.
 
     Args:
         path: the final name.
@@ -59,8 +59,13 @@ class OutputFile(Callback):
         self.genres = genres
         self.count = 0
         self._writer: Writer | None = None  # on rank 0, while there is something to write
+        self._last: list[
+            Callable[[], Predictions] | None
+        ] = []  # of the last batch, until the next one's are ranked
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: Ensemble) -> None:
+        if self.every is not None:  # copied once: each copy would wait for a GPU
+            self._columns = torch.tensor(self.every, device=pl_module.device)
         if trainer.is_global_zero:
             classifier = pl_module.first
             names = [info.name for info in classifier.classes()]
@@ -80,14 +85,12 @@ class OutputFile(Callback):
             if trainer.is_global_zero:
                 print(f"stopped by SIGTERM; {self.path} was not written", file=sys.stderr)
             raise SIGTERMException(128 + signal.SIGTERM)
-        own = None if outputs is None else self._best(outputs, batch.ids, pl_module.first)
-        for predictions in _gather(own, trainer):
-            if predictions is not None:
-                with self._writing():
-                    self._writer.write(predictions)
-                self.count += len(predictions)
+        ranked = None if outputs is None else self._rank(outputs, batch.ids, pl_module.first)
+        self._write_last(trainer)
+        self._last = [ranked]
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: Ensemble) -> None:
+        self._write_last(trainer)
         skipped = sum(trainer.datamodule.skipped().values())  # gathers from all ranks
         if self._writer is None:
             return
@@ -122,27 +125,57 @@ class OutputFile(Callback):
                 f"output: {self.part} could not be written ({error}); free space on the disk, or set output"
             ) from error
 
-    def _best(self, scores: Tensor, ids: list[str], classifier: VideoClassifier) -> Predictions:
+    def _write_last(self, trainer: pl.Trainer) -> None:
+        """Write what all ranks predicted for their last batch, if there was one."""
+        for own in self._last:
+            for predictions in _gather(own and own(), trainer):
+                if predictions is not None:
+                    with self._writing():
+                        self._writer.write(predictions)
+                    self.count += len(predictions)
+        self._last = []
+
+    def _rank(self, scores: Tensor, ids: list[str], classifier: VideoClassifier) -> Callable[[], Predictions]:
+        """Rank scores on their device, without waiting for it; what is returned waits for the result."""
         if self.every is not None:
-            chosen = scores[:, torch.tensor(self.every, device=scores.device)]
-            _refuse_nan(chosen)
-            nothing = np.empty((len(ids), 0), np.int64)
-            return Predictions(ids, nothing, chosen.cpu().numpy(), nothing, nothing)
-        ranked = top_classes(scores, min(max(self.top_k, TOP_K), scores.shape[1]))
-        classes = ranked[:, : self.top_k]
-        best = scores.gather(1, classes)
-        _refuse_nan(best)  # NaN ranks above all numbers
-        genre_scores = scores[:, :0]
-        if self.genres:
-            genre_scores = classifier.genre_scores(scores, ranked[:, :TOP_K])
-        genres = top_classes(genre_scores, min(TOP_GENRES, genre_scores.shape[1]))
-        tensors = classes, best, genres, genre_scores.gather(1, genres)
-        return Predictions(ids, *(tensor.cpu().numpy() for tensor in tensors))
+            chosen = scores[:, self._columns]
+            nothing = scores.new_empty((len(ids), 0), dtype=torch.int64)
+            tensors = nothing, chosen, nothing, nothing
+        else:
+            ranked = top_classes(scores, min(max(self.top_k, TOP_K), scores.shape[1]))
+            classes = ranked[:, : self.top_k]
+            genre_scores = scores[:, :0]
+            if self.genres:
+                genre_scores = classifier.genre_scores(scores, ranked[:, :TOP_K])
+            genres = top_classes(genre_scores, min(TOP_GENRES, genre_scores.shape[1]))
+            tensors = classes, scores.gather(1, classes), genres, genre_scores.gather(1, genres)
+        arrays = _to_host(tensors)
+
+        def predictions() -> Predictions:
+            found = Predictions(ids, *arrays())
+            if np.isnan(found.scores).any():  # NaN ranks above all numbers
+                raise ConfigError(
+                    "ckpt_path: expected probabilities, found NaN; look for a diverged training"
+                )
+            return found
+
+        return predictions
 
 
-def _refuse_nan(scores: Tensor) -> None:
-    if scores.isnan().any():
-        raise ConfigError("ckpt_path: expected probabilities, found NaN; look for a diverged training")
+def _to_host(tensors: Sequence[Tensor]) -> Callable[[], list[np.ndarray]]:
+    """Begin to copy tensors of one device to the host; what is returned waits for the copies."""
+    on_gpu = tensors[0].is_cuda
+    copies = [tensor.to("cpu", non_blocking=on_gpu) for tensor in tensors]
+    copied = torch.cuda.Event() if on_gpu else None
+    if copied is not None:
+        copied.record()
+
+    def arrays() -> list[np.ndarray]:
+        if copied is not None:
+            copied.synchronize()
+        return [copy.numpy() for copy in copies]
+
+    return arrays
 
 
 def _gather(own: Predictions | None, trainer: pl.Trainer) -> list[Predictions | None]:
