@@ -3,8 +3,13 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from yt8m.layers.masks import valid_frames
+
+# Not cuDNN's, which PyTorch prefers on an H100 where there is no dropout: it plans anew, for about half a second, for
+# each number of videos and of frames.
+_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class AttentionPooling(nn.Module):
@@ -69,7 +74,8 @@ class EncoderLayer(nn.Module):
         )
         mask = valid_frames(x, num_frames)[:, None, None]  # [B, 1, 1, T]
         dropout = self.dropout.p if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        with sdpa_kernel(_KERNELS):
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         x = x + self.dropout(self.output(attended.transpose(1, 2).flatten(2)))
         added: Tensor = x + self.dropout(self.dense(self.dense_norm(x)))
         return added
