@@ -197,6 +197,14 @@ def test_spliced_videos_have_half_of_two_videos_and_the_labels_of_both(batch):
     assert splice(replace(batch, label_index=None), 1.0).ids == batch.ids  # the loss will ask for labels
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_sampled_frames_are_page_locked_as_the_batch_is(batch):
+    locked = replace(batch, features=batch.features.pin_memory())
+    for sample in (lambda source: subsample(source, 1), lambda source: splice(source, 1)):
+        assert sample(locked).features.is_pinned()
+        assert not sample(batch).features.is_pinned()
+
+
 def test_a_batch_on_a_device_is_never_read_from_the_host(batch, monkeypatch):
     """Reading a value of a meta tensor raises; reading one from a GPU would force a sync."""
     # The meta device lacks this one operation.

@@ -224,7 +224,7 @@ def subsample(batch: Batch, count: int) -> Batch:
         return batch
     num_frames = batch.num_frames.clamp(max=count)
     chosen = _random_frames(batch.num_frames, num_frames)
-    return replace(batch, features=batch.features[chosen], num_frames=num_frames, longest=count)
+    return replace(batch, features=_frames(batch, chosen), num_frames=num_frames, longest=count)
 
 
 def splice(batch: Batch, probability: float) -> Batch:
@@ -254,7 +254,7 @@ def splice(batch: Batch, probability: float) -> Batch:
     return replace(
         batch,
         ids=[f"{name}+{batch.ids[other]}" if both else name for name, other, both in pairs],
-        features=batch.features[chosen[rows.argsort(stable=True)]],
+        features=_frames(batch, chosen[rows.argsort(stable=True)]),
         num_frames=kept + given[partner],
         longest=-1,  # computed there
         label_index=torch.unique(torch.cat([label_index, from_partner]), dim=0),
@@ -264,7 +264,22 @@ def splice(batch: Batch, probability: float) -> Batch:
 def _random_frames(num_frames: Tensor, counts: Tensor) -> Tensor:
     """Positions among the frames of all videos of `counts` random ones of each video, int64, ascending."""
     rows = torch.repeat_interleave(num_frames)  # [N]
-    shuffled = torch.rand(len(rows)).argsort()
-    shuffled = shuffled[rows[shuffled].argsort(stable=True)]  # video by video, the frames of each shuffled
+    number = torch.arange(len(rows))
+    draws = (torch.rand(len(rows)) * 2**24).long()  # exact: `rand` draws multiples of 2⁻²⁴
+    # One number of video, draw, and frame: NumPy sorts numbers several times as fast as torch sorts by keys.
+    bits = len(rows).bit_length()
+    keys = ((rows << 24 | draws) << bits | number).numpy()
+    keys.sort()
     starts = num_frames.cumsum(0) - num_frames
-    return shuffled[torch.arange(len(rows)) - starts[rows] < counts[rows]].sort().values
+    first = number - starts[rows] < counts[rows]
+    chosen = torch.zeros(len(rows), dtype=torch.bool)
+    chosen[torch.from_numpy(keys & ((1 << bits) - 1))[first]] = True
+    return chosen.nonzero().flatten()
+
+
+def _frames(batch: Batch, positions: Tensor) -> Tensor:
+    """These of the batch's frames, `[n, D]`, page-locked if the batch is: else its copy to a GPU would not be async."""
+    features = batch.features
+    taken = features.new_empty((len(positions), features.shape[1]), pin_memory=features.is_pinned())
+    # A fifth of the time of `features[positions]`.
+    return torch.index_select(features, 0, positions, out=taken)
