@@ -59,9 +59,8 @@ class OutputFile(Callback):
         self.genres = genres
         self.count = 0
         self._writer: Writer | None = None  # on rank 0, while there is something to write
-        self._last: list[
-            Callable[[], Predictions] | None
-        ] = []  # of the last batch, until the next one's are ranked
+        # The predictions of the last batch, until those of the next are on their way.
+        self._last: list[Callable[[], Predictions] | None] = []
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: Ensemble) -> None:
         if self.every is not None:  # copied once: each copy would wait for a GPU
