@@ -105,14 +105,23 @@ def pad_on_gpu(
     columns = torch.arange(length, device=features.device)
     starts = num_frames.cumsum(0) - num_frames
     valid = (columns < num_frames[:, None])[..., None]  # [B, T, 1]
-    index = (starts[:, None] + columns).clamp(max=len(features) - 1)
-    stored = features[index].masked_fill_(~valid, 0)  # [B, T, D]
+    index = starts[:, None] + columns
+    stored = _taken(features, index).masked_fill_(~valid, 0)  # [B, T, D]
     dtype = torch.int32 if features.dtype == torch.uint8 else None
     found = stored.sum(1, dtype=dtype) if sums else None
     if not frames or quantization is None:
         return found, stored if frames else None
     scale, offset = affine(quantization)
     return found, torch.addcmul(valid * offset, stored, valid * scale)  # 0 · 0 + 0 in padding
+
+
+def _taken(features: Tensor, index: Tensor) -> Tensor:
+    """The frames at `index`, of any shape, or the last one where that is past it: `[..., D]`."""
+    index = index.clamp(max=len(features) - 1)
+    if features.device.type != "cpu":
+        return features[index]
+    # A quarter of the time of `features[index]`.
+    return features.index_select(0, index.flatten()).view(*index.shape, features.shape[1])
 
 
 def _with_context(
@@ -130,14 +139,14 @@ def _with_context(
     if video:
         positions = torch.arange(SEGMENT_FRAMES, device=first.device)
         segment = (first + begin)[:, None] + positions  # [B, 5]
-        own = as_floats(batch.features[segment.clamp(max=len(batch.features) - 1)], quantization)
+        own = as_floats(_taken(batch.features, segment), quantization)
         outside = (positions >= (end - begin)[:, None])[..., None]
         means = _transformed(own.masked_fill(outside, 0).sum(1) / (end - begin)[:, None], transform)
     padded = None
     if frames:
         positions = torch.arange(length, device=first.device)
         index = first[:, None] + positions  # [B, T]
-        padded = as_floats(batch.features[index.clamp(max=len(batch.features) - 1)], quantization)
+        padded = as_floats(_taken(batch.features, index), quantization)
         padded = _transformed(padded, transform)
         if mark is not None:
             inside = (positions >= begin[:, None]) & (positions < end[:, None])
