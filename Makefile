@@ -8,6 +8,7 @@ BIN := .venv/bin
 train: .venv/installed
 	$(BIN)/python -m yt8m.train experiment=quickstart
 
+# Three workers keep two cores busy: many tests wait for processes of their own.
 test: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
